@@ -1,0 +1,46 @@
+"""The errors that Parallax raises, each a condition that carries its data and writes its own text.
+
+ParallaxError
+ ├─ ConfigurationError    a setting or a tables file is wrong; stops a program at its start
+ ├─ BadRecord             bytes in a log, feed or snapshot that this version cannot read
+ ├─ BadEntry              what a publisher sent does not fit the table; it is refused with this text
+ ├─ EngineRefused         the engine would not apply an operation that had passed validation
+ ├─ SnapshotUnusable      a snapshot is missing chunks, or is not what its manifest says
+ └─ SteppedDown           this coordinator is not, or no longer, the one who may append
+"""
+
+
+class ParallaxError(Exception):
+    """The base of all errors raised by Parallax."""
+
+
+class ConfigurationError(ParallaxError):
+    """One or more settings are wrong. `problems` holds one readable line for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class BadRecord(ParallaxError):
+    """Bytes that are no record of a version that this program reads."""
+
+
+class BadEntry(ParallaxError):
+    """A publisher's entry that does not fit its table; the text says what, where and what to do."""
+
+
+class EngineRefused(ParallaxError):
+    """The engine refused a validated operation: the replica can no longer claim to equal the log."""
+
+    def __init__(self, table: str, operation: str, reason: str) -> None:
+        self.table, self.operation, self.reason = table, operation, reason
+        super().__init__(f"table {table!r}: the engine refused {operation}: {reason}")
+
+
+class SnapshotUnusable(ParallaxError):
+    """A snapshot that cannot be loaded."""
+
+
+class SteppedDown(ParallaxError):
+    """The right to append was lost, or was never there."""

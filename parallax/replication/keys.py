@@ -1,0 +1,82 @@
+"""Where everything is in Redis. All of a table's keys share a hash tag, and so a slot in a cluster."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TableKeys:
+    """The keys and channels of one table."""
+
+    prefix: str
+    table: str
+
+    def _key(self, suffix: str) -> str:
+        return f"{self.prefix}:{{{self.table}}}:{suffix}"
+
+    @property
+    def ingest(self) -> str:
+        """Stream: what publishers write and what is not yet in the log. Also the name of the fire-and-forget channel."""
+        return self._key("in")
+
+    @property
+    def log(self) -> str:
+        """Stream: the table's records, each under its position as its ID. Never deleted."""
+        return self._key("log")
+
+    @property
+    def feed(self) -> str:
+        """Channel: each record, and each heartbeat, as it is made."""
+        return self._key("feed")
+
+    @property
+    def rejected(self) -> str:
+        """Stream, capped: refused entries, with the reason."""
+        return self._key("rejected")
+
+    @property
+    def manifest(self) -> str:
+        """String: JSON that describes the newest snapshot."""
+        return self._key("manifest")
+
+    def chunk(self, snapshot: str, number: int) -> str:
+        """String: one piece of a snapshot."""
+        return self._key(f"chunk:{snapshot}:{number}")
+
+    @property
+    def want(self) -> str:
+        """String with a TTL: a replica has nothing to start from and asks for a snapshot."""
+        return self._key("want")
+
+    @property
+    def verify(self) -> str:
+        """String with a TTL: somebody asks for a `verify` record."""
+        return self._key("verify")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetKeys:
+    """The keys that belong to no table."""
+
+    prefix: str
+
+    def _key(self, suffix: str) -> str:
+        return f"{self.prefix}:{{fleet}}:{suffix}"
+
+    @property
+    def lease(self) -> str:
+        """String: who may lead, changed at each renewal."""
+        return self._key("lease")
+
+    @property
+    def catalog(self) -> str:
+        """Hash: table name -> its spec as JSON, written by the leader."""
+        return self._key("tables")
+
+    @property
+    def members(self) -> str:
+        """Set: the names of those who announce themselves."""
+        return self._key("members")
+
+    def member(self, name: str) -> str:
+        """String with a TTL: what one member announces, as JSON."""
+        return self._key(f"member:{name}")

@@ -1,0 +1,409 @@
+"""The state machine that keeps one replica on its table's log. It does no IO: events go in, commands come out.
+
+The rule: *apply a record only if its prev is my position; otherwise ask the log for what follows my exact position; if the
+log does not hold it, load the snapshot.* Positions are compared for equality and membership, never by size: a fresh Redis
+may start below where a replica stands.
+
+The shell around it (`parallax.replica.replica`) performs the commands in order, hands every outcome back as an event, and
+decides nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from parallax.replication.position import ORIGIN, Position
+from parallax.replication.record import Record
+from parallax.replication.snapshot import Manifest
+
+BEAT_SECONDS = 1.0
+SILENT_BEATS = 3
+"""So many missed heartbeats make a replica ask the log, and subscribe afresh."""
+RETRY_SECONDS = (0.1, 10.0)
+"""First and longest wait before a question to Redis is asked again."""
+SILENCE_SECONDS = (SILENT_BEATS * BEAT_SECONDS, 30.0)
+FAILURES = 3
+"""So many unusable snapshots, or records that the engine refused, in a row make a replica FAILED. It keeps trying."""
+RECENT = 16_384
+"""Positions remembered as applied, to know late and doubled messages for what they are. Not less than the shell's queue."""
+
+
+class State(StrEnum):
+    """How a replica stands to its log."""
+
+    SYNCING = "syncing"  # holds nothing yet
+    RECOVERING = "recovering"  # holds a true state that may be behind
+    LIVE = "live"  # was at the top, and has followed the feed since
+    FAILED = "failed"  # cannot take what the log holds; serves the last state it had and keeps trying
+
+
+# Events: what happened ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The subscription to the feed was confirmed, for the first time or again: anything may have been missed before."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordArrived:
+    """A record came over the feed."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class BeatArrived:
+    """A heartbeat came over the feed."""
+
+    top: Position
+
+
+@dataclass(frozen=True, slots=True)
+class PageRead:
+    """The log answered, in one atomic read: its last-generated ID (None: there is no log), and entries from the asked
+    position on, inclusive; as many as fit a page, at least two where there are two."""
+
+    records: Sequence[Record]
+    top: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRead:
+    """The manifest, None if there is none, and whether the log holds its position."""
+
+    manifest: Manifest | None
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLoaded:
+    """The replica now holds exactly the state at `position`."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFailed:
+    """The snapshot could not be loaded; `is_intact` says whether the replica still holds the state it had before."""
+
+    is_intact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyFailed:
+    """The engine refused a record; what the replica holds is no longer the state at any position."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailed:
+    """Redis could not be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The log, feed or snapshot holds bytes that this version cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceFound:
+    """Other replicas hold another state at the same position: this one must load the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed."""
+
+
+Event: TypeAlias = (
+    Subscribed
+    | RecordArrived
+    | BeatArrived
+    | PageRead
+    | ManifestRead
+    | SnapshotLoaded
+    | SnapshotFailed
+    | ApplyFailed
+    | ReadFailed
+    | Unreadable
+    | DivergenceFound
+    | Ticked
+)
+
+
+# Commands: what to do ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Apply the record. Answer only if it fails: ApplyFailed."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """Read a page of the log. Answer: PageRead, ReadFailed or Unreadable."""
+
+    start: Position
+
+
+@dataclass(frozen=True, slots=True)
+class ReadManifest:
+    """Read the manifest. Answer: ManifestRead, ReadFailed or Unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSnapshot:
+    """Replace what the replica holds. Answer: SnapshotLoaded, SnapshotFailed, ReadFailed or Unreadable."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class SetWant:
+    """Ask the leader for a snapshot. No answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resubscribe:
+    """Give up the feed's subscription and make a new one. Answer, in its time: Subscribed."""
+
+
+Command: TypeAlias = Apply | ReadLog | ReadManifest | LoadSnapshot | SetWant | Resubscribe
+Question: TypeAlias = ReadLog | ReadManifest | LoadSnapshot
+
+
+class Follower:
+    """Keep one replica on its log. `handle` takes an event and returns the commands to perform, in order."""
+
+    def __init__(self) -> None:
+        self.state = State.SYNCING
+        self.position = ORIGIN
+        """Where the replica stands once the commands given so far are performed; ORIGIN: it holds nothing."""
+        self.top: Position | None = None
+        """The newest position known to be in the log."""
+        self.behind_since: float | None = None
+        """When the replica was first known to be behind `top`; None exactly while position == top or top is unknown."""
+        self.resyncs = 0
+        self._question: Question | None = None  # the one that is out; at most one at a time
+        self._recent: OrderedDict[Position, None] = OrderedDict()  # applied, ending at position; at most RECENT
+        self._retry_at: float | None = None  # no question is asked before it; None: at any time
+        self._retries = 0
+        self._failures = 0
+        self._heard_at: float | None = None  # the last sign of life on the feed
+        self._silences = 0
+        self._must_resync = False  # what the replica holds is not to be built upon
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether the replica holds nothing."""
+        return self.position == ORIGIN
+
+    @property
+    def lag_records(self) -> int:
+        """How many records the replica is behind the newest that it knows of; 0 if that cannot be told."""
+        return max(0, self.top.offset - self.position.offset) if self.top else 0
+
+    def handle(self, event: Event, *, now: float, luck: float = 0.5) -> list[Command]:
+        """Take in what happened at monotonic time `now` (seconds); `luck` in [0, 1) spreads the waits of many replicas."""
+        match event:
+            case RecordArrived(record):
+                commands = self._record_arrived(record, now)
+            case BeatArrived(top):
+                commands = self._beat_arrived(top, now)
+            case Ticked():
+                commands = self._ticked(now, luck)
+            case Subscribed():
+                self._heard_at = now
+                commands = self._ask()
+            case PageRead(records, top):
+                self._question = None
+                commands = self._page_read(records, top, now, luck)
+            case ManifestRead(manifest, is_held):
+                self._question = None
+                commands = self._manifest_read(manifest, is_held, now, luck)
+            case SnapshotLoaded(position):
+                self._question = None
+                commands = self._snapshot_loaded(position)
+            case SnapshotFailed(is_intact):
+                self._question = None
+                if not is_intact:
+                    self._lose_state()
+                commands = self._failed(now, luck)
+            case ApplyFailed():
+                self._lose_state()
+                commands = self._failed(now, luck)
+            case Unreadable():
+                self._question = None
+                commands = self._failed(now, luck)
+            case ReadFailed():
+                self._question = None
+                commands = self._back_off(now, luck)
+            case DivergenceFound():
+                self._must_resync = True
+                self._leave_live()
+                commands = self._ask()
+        self._note_lag(now)
+        return commands
+
+    # The feed ------------------------------------------------------------------------------------------------------
+
+    def _record_arrived(self, record: Record, now: float) -> list[Command]:
+        self._heard_at = now
+        if record.position in self._recent:
+            return []  # late or doubled
+        self.top = record.position
+        if record.prev == self.position and not self._must_resync and not isinstance(self._question, LoadSnapshot):
+            return [self._apply(record)]
+        self._leave_live()
+        return self._ask()
+
+    def _beat_arrived(self, top: Position, now: float) -> list[Command]:
+        self._heard_at = now
+        self._silences = 0
+        if top == ORIGIN:
+            return []  # an empty log tells a replica nothing
+        self.top = top
+        if top == self.position and not self._must_resync:
+            return []
+        self._leave_live()
+        return self._ask()
+
+    def _ticked(self, now: float, luck: float) -> list[Command]:
+        commands: list[Command] = []
+        if self._heard_at is None:
+            self._heard_at = now
+        if now - self._heard_at >= _wait(SILENCE_SECONDS, self._silences, 0.0 if self._silences == 0 else luck):
+            self._heard_at = now
+            self._silences += 1
+            commands = [Resubscribe(), *self._ask()]
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            commands += self._ask()
+        return commands
+
+    # Questions and answers -----------------------------------------------------------------------------------------
+
+    def _ask(self) -> list[Command]:
+        """Ask the one question that this replica has now, unless it is out already or has to wait."""
+        if self._question is not None or self._retry_at is not None:
+            return []
+        return self._put(ReadManifest() if self.is_empty or self._must_resync else ReadLog(self.position))
+
+    def _put(self, question: Question) -> list[Command]:
+        self._question = question
+        return [question]
+
+    def _page_read(self, records: Sequence[Record], top: Position | None, now: float, luck: float) -> list[Command]:
+        if self._must_resync:
+            return self._put(ReadManifest())
+        if top is None:
+            return self._back_off(now, luck)  # no log: keep what is there, stale
+        self.top = top
+        following = self._following(records)
+        if following is None and top != self.position:
+            if self.is_empty:  # the log does not begin at the origin: only a snapshot can tell what was before
+                return [SetWant(), *self._back_off(now, luck)]
+            return self._put(ReadManifest())
+        commands: list[Command] = []
+        for record in following or ():
+            if record.prev != self.position:
+                return [*commands, *self._put(ReadManifest())]  # another history begins here
+            commands.append(self._apply(record))
+        if self.position == top:
+            self._arrived()
+        elif commands:
+            commands += self._put(ReadLog(self.position))
+        else:
+            commands += self._put(ReadManifest())  # the entries behind my position were deleted by hand
+        return commands
+
+    def _following(self, records: Sequence[Record]) -> Sequence[Record] | None:
+        """Return what follows my position in a page, or None if the page does not lead on from it."""
+        for number, record in enumerate(records):
+            if record.prev == self.position:
+                return records[number:]
+            if record.position == self.position:
+                return records[number + 1 :]
+        return None
+
+    def _manifest_read(self, manifest: Manifest | None, is_held: bool, now: float, luck: float) -> list[Command]:
+        if manifest is None and self.is_empty and not self._must_resync:
+            return self._put(ReadLog(ORIGIN))
+        if manifest is not None and (is_held or self.is_empty):
+            if manifest.position != self.position or self._must_resync:
+                return self._put(LoadSnapshot(manifest))
+        return [SetWant(), *self._back_off(now, luck)]
+
+    def _snapshot_loaded(self, position: Position) -> list[Command]:
+        self.resyncs += 1
+        self.position = position
+        self._must_resync = False
+        self._recent.clear()
+        self._recent[position] = None
+        self._retries = 0
+        if self.state is not State.FAILED:
+            self.state = State.RECOVERING
+        return self._put(ReadLog(position))
+
+    # Changes of state ----------------------------------------------------------------------------------------------
+
+    def _apply(self, record: Record) -> Apply:
+        self.position = record.position
+        self._recent[record.position] = None
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        if self.state is State.SYNCING:
+            self.state = State.RECOVERING
+        return Apply(record)
+
+    def _arrived(self) -> None:
+        self.state = State.LIVE
+        self._retries = self._failures = 0
+
+    def _leave_live(self) -> None:
+        if self.state is State.LIVE:
+            self.state = State.RECOVERING
+
+    def _lose_state(self) -> None:
+        self.position = ORIGIN
+        self._recent.clear()
+        if self.state is not State.FAILED:
+            self.state = State.SYNCING
+
+    def _failed(self, now: float, luck: float) -> list[Command]:
+        self._failures += 1
+        if self._failures >= FAILURES:
+            self.state = State.FAILED
+        return [SetWant(), *self._back_off(now, luck)]
+
+    def _back_off(self, now: float, luck: float) -> list[Command]:
+        """Ask again after a while that grows with each attempt in vain."""
+        self._leave_live()
+        self._retry_at = now + _wait(RETRY_SECONDS, self._retries, luck)
+        self._retries += 1
+        return []
+
+    def _note_lag(self, now: float) -> None:
+        if self.top is None or self.top == self.position:
+            self.behind_since = None
+        elif self.behind_since is None:
+            self.behind_since = now
+
+    def validate(self) -> None:
+        """Check what must hold after every step; for tests."""
+        assert len(self._recent) <= RECENT
+        assert self.is_empty == (not self._recent), "what was applied ends at the position"
+        assert self.is_empty or next(reversed(self._recent)) == self.position
+        assert self.is_empty <= (self.state in (State.SYNCING, State.FAILED)), "only who holds something is beyond SYNCING"
+        assert (self.state is State.SYNCING) <= self.is_empty
+        assert (self.state is State.LIVE) <= (self._question is None or self.top == self.position)
+
+
+def _wait(bounds: tuple[float, float], attempt: int, luck: float) -> float:
+    """Return seconds to wait: doubling between the bounds, up to half more by luck."""
+    first, longest = bounds
+    return float(min(first * 2 ** min(attempt, 16), longest) * (1 + luck / 2))

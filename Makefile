@@ -1,0 +1,48 @@
+# `make demo` and `make test` are all that a newcomer needs; each installs what it lacks.
+PY := .venv/bin/python
+READY := .venv/.ready
+SOURCES := parallax coordinator node
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench deep clean lock packages
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## run everything here, on http://127.0.0.1:8080/ (FOR=20: stop by itself after 20 s and check)
+	@exec $(PY) -m parallax.cli demo $(if $(FOR),--for $(FOR))
+
+test: lint types packages ## lint, types and the test suite
+	$(PY) -m pytest -q -m "not deep"
+
+deep: lint types packages ## the same, with the tests that take minutes
+	$(PY) -m pytest -q
+
+lint: $(READY) ## ruff: rules and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(READY) ## mypy --strict
+	$(PY) -m mypy
+
+bench: $(READY) ## the benchmarks of loadtests/
+	$(PY) -m loadtests.bench
+
+clean: ## remove what the other targets made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist out *.egg-info
+	find $(SOURCES) tests loadtests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock: $(READY) ## resolve the dependencies anew into requirements.lock (for maintainers)
+	$(PY) -m pip install --quiet uv
+	$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file requirements.lock
+
+$(READY): requirements.lock pyproject.toml .ci/environment
+	@.ci/environment
+	@touch $@
+
+# A real browser and the oldest Redis that we support. They come from the system: wheels have neither.
+packages:
+	@missing=; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	[ -z "$$missing" ] || .ci/packages $$missing

@@ -6,6 +6,7 @@ ParallaxError
  ├─ BadEntry              what a publisher sent does not fit the table; it is refused with this text
  ├─ EngineRefused         the engine would not apply an operation that had passed validation
  ├─ SnapshotUnusable      a snapshot is missing chunks, or is not what its manifest says
+ ├─ Forked                the log is not the one that this coordinator appended to
  └─ SteppedDown           this coordinator is not, or no longer, the one who may append
 """
 
@@ -40,6 +41,10 @@ class EngineRefused(ParallaxError):
 
 class SnapshotUnusable(ParallaxError):
     """A snapshot that cannot be loaded."""
+
+
+class Forked(ParallaxError):
+    """The log went back or was replaced under its leader, who starts over from what is there."""
 
 
 class SteppedDown(ParallaxError):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from parallax.errors import ParallaxError
+
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +38,14 @@ class Tasks:
             return
         error = task.exception()
         if error is not None:
-            log.error("task %s failed: %s", task.get_name(), error, exc_info=error)
+            is_expected = isinstance(error, ParallaxError)
+            log.log(
+                logging.INFO if is_expected else logging.ERROR,
+                "task %s ended: %s",
+                task.get_name(),
+                error,
+                exc_info=None if is_expected else error,
+            )
             if self._on_failure is not None:
                 self._on_failure(task.get_name(), error)
 

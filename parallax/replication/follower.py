@@ -270,6 +270,8 @@ class Follower:
         if top == self.position and not self._must_resync:
             return []
         self._leave_live()
+        if not self._failures:
+            self._retry_at = None  # the leader is there: one question a beat costs Redis little
         return self._ask()
 
     def _ticked(self, now: float, luck: float) -> list[Command]:
@@ -333,9 +335,9 @@ class Follower:
     def _manifest_read(self, manifest: Manifest | None, is_held: bool, now: float, luck: float) -> list[Command]:
         if manifest is None and self.is_empty and not self._must_resync:
             return self._put(ReadLog(ORIGIN))
-        if manifest is not None and (is_held or self.is_empty):
-            if manifest.position != self.position or self._must_resync:
-                return self._put(LoadSnapshot(manifest))
+        may_load = is_held or self.is_empty
+        if manifest is not None and may_load and (manifest.position != self.position or self._must_resync):
+            return self._put(LoadSnapshot(manifest))
         return [SetWant(), *self._back_off(now, luck)]
 
     def _snapshot_loaded(self, position: Position) -> list[Command]:

@@ -1,0 +1,120 @@
+"""What can travel together: entries in their order become as few records as keep their meaning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from coordinator.entry import Entry
+from coordinator.validate import validate
+from parallax.errors import BadEntry
+from parallax.replication.record import Op
+from parallax.replication.spec import TableSpec
+from parallax.replication.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one record, and one look at ingest, may hold."""
+
+    batch_rows: int = 100_000
+    batch_bytes: int = 4 << 20
+    batch_entries: int = 5_000
+    inline_max: int = 1 << 20  # an update's payload above this is cut into several records
+
+
+@dataclass(slots=True)
+class Change:
+    """One record to be: an operation and its rows."""
+
+    op: Op
+    tables: list[pa.Table]
+    rows: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one call of append carries: the changes in order, and what became of each entry."""
+
+    changes: list[Change] = field(default_factory=list)
+    carried: list[bytes] = field(default_factory=list)  # ids of entries that are in `changes`, or were duplicates
+    refused: list[tuple[bytes, str]] = field(default_factory=list)  # (id, reason)
+    producers: dict[str, int] = field(default_factory=dict)  # the highest seq of each producer in here
+    rows: int = 0
+
+
+def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec, window: Window, limits: Limits) -> Batch:
+    """Validate entries (id, fields) and merge neighbours: updates that have the same columns become one change.
+
+    Other neighbours are never merged: in Perspective a missing column keeps its value, and a null overwrites it. An entry
+    is carried whole or refused whole. `window` is only read.
+    """
+    batch = Batch()
+    for entry_id, parts in entries:
+        try:
+            entry = Entry.read(parts, spec)
+            if entry.producer is not None and _is_duplicate(entry.producer, entry.seq, window, batch):
+                batch.carried.append(entry_id)
+                continue
+            tables = validate(entry, spec)
+        except BadEntry as refusal:
+            batch.refused.append((entry_id, str(refusal)))
+            continue
+        batch.carried.append(entry_id)
+        if entry.producer is not None:
+            batch.producers[entry.producer] = entry.seq
+        _add(batch, entry.op, tables, spec, limits)
+    return batch
+
+
+def _is_duplicate(producer: str, seq: int, window: Window, batch: Batch) -> bool:
+    return window.is_duplicate(producer, seq) or seq <= batch.producers.get(producer, -1)
+
+
+def _add(batch: Batch, op: Op, tables: list[pa.Table], spec: TableSpec, limits: Limits) -> None:
+    if op is Op.CLEAR or (op is Op.REPLACE and not tables):
+        batch.changes.append(Change(Op.CLEAR, []))
+        return
+    for table in tables:
+        last = batch.changes[-1] if batch.changes else None
+        size = table.get_total_buffer_size()
+        if (
+            last is not None
+            and op is Op.UPDATE
+            and last.op is Op.UPDATE
+            and last.tables[0].schema == table.schema
+            and last.rows + table.num_rows <= limits.batch_rows
+            and last.size + size <= limits.inline_max
+        ):
+            last.tables.append(table)
+        else:
+            last = Change(op, [table])
+            batch.changes.append(last)
+        last.rows += table.num_rows
+        last.size += size
+        batch.rows += table.num_rows
+        if op is Op.REPLACE:
+            op = Op.UPDATE  # further rows of the same entry add to those that took the table's place
+
+
+def payloads(change: Change, limits: Limits) -> list[tuple[Op, bytes, int]]:
+    """Return the records that a change becomes, as (op, Arrow IPC stream, rows); one, unless an update is very large."""
+    if not change.tables:
+        return [(change.op, b"", 0)]
+    table = pa.concat_tables(change.tables) if len(change.tables) > 1 else change.tables[0]
+    data = encode(table)
+    if change.op is not Op.UPDATE or len(data) <= limits.inline_max or table.num_rows == 1:
+        return [(change.op, data, table.num_rows)]
+    step = max(1, table.num_rows * limits.inline_max // len(data))
+    slices = [table.slice(start, step) for start in range(0, table.num_rows, step)]
+    return [(change.op, encode(piece), piece.num_rows) for piece in slices]
+
+
+def encode(table: pa.Table) -> bytes:
+    """Return a table as an Arrow IPC stream of one batch."""
+    sink = pa.BufferOutputStream()
+    combined = table.combine_chunks()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(combined)
+    return bytes(sink.getvalue())

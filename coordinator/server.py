@@ -1,0 +1,87 @@
+"""The coordinator's process."""
+
+import asyncio
+import logging
+from typing import Any
+
+from parallax.replica.engine import Engine
+from tornado.web import Application
+
+from coordinator.leadership import Leadership
+from coordinator.lease import Lease
+from coordinator.settings import CoordinatorSettings
+from coordinator.tables import read_tables_file
+from parallax.http import Health, health_routes
+from parallax.process import listen, member_name
+from parallax.registry import Announcer
+from parallax.replica.replicas import Replicas
+from parallax.replication.keys import FleetKeys
+from parallax.store import connect
+from parallax.tasks import Tasks
+from parallax.version import VERSION
+
+log = logging.getLogger(__name__)
+
+LEASE_TIMEOUT_SECONDS = 0.5
+ENGINE_FRAME_SECONDS = 0.25  # nobody looks at a coordinator's engine between snapshots
+
+
+async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set.
+
+    Raises:
+        ConfigurationError: the tables file is wrong, or the port is taken.
+    """
+    # 1. What is declared.
+    specs = read_tables_file(settings.tables)
+    name, owner = member_name(settings)
+    keys = FleetKeys(settings.prefix)
+
+    # 2. Redis: the lease has a client of its own, with a short time-out.
+    redis = connect(settings.redis_url)
+    lease_redis = connect(settings.redis_url, timeout_seconds=LEASE_TIMEOUT_SECONDS)
+    lease = Lease(lease_redis, keys.lease, owner, settings.lease_ttl_seconds)
+
+    # 3. Replicas of every table, then the wait for the lease.
+    engine = Engine(frame_seconds=ENGINE_FRAME_SECONDS)
+    replicas = Replicas(redis, settings.prefix, engine)
+    leadership = Leadership(redis, lease, replicas, specs, settings)
+    for spec in specs:
+        replicas.ensure(spec.name)
+
+    def describe() -> dict[str, Any]:
+        return {
+            "kind": "coordinator",
+            "id": name,
+            "boot": owner,
+            "version": VERSION,
+            "addresses": {"internal": f"{settings.bind}:{settings.internal_port}"},
+            "leader": leadership.is_leader,
+            "sessions": 0,
+            "tables": {replica.keys.table: replica.report() for replica in replicas},
+        }
+
+    # 4. The internal port, the registry.
+    health = Health(
+        unready=lambda: replicas.unready() + leadership.unready(),
+        status=lambda: describe() | {"sequencing": leadership.report()},
+    )
+    announcer = Announcer(redis, keys, owner, describe)
+    server = listen(Application(health_routes(health)), settings.internal_port, settings.bind, "PARALLAX_INTERNAL_PORT")
+    log.info("coordinator %s: internal port %d", name, settings.internal_port)
+
+    try:
+        async with Tasks() as tasks:
+            replicas.start()
+            tasks.start(announcer.run(), name="registry")
+            tasks.start(leadership.run(), name="leadership")
+            await stop.wait()
+            log.info("stopping")
+        # 5. Leadership is over and the lease is free: the standby goes on. Now the rest.
+        await announcer.leave()
+    finally:
+        server.stop()
+        await replicas.close()
+        await engine.close()
+        await redis.aclose()
+        await lease_redis.aclose()

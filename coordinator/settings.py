@@ -1,0 +1,21 @@
+"""The coordinator's settings."""
+
+from dataclasses import dataclass
+
+from parallax.settings import CommonSettings, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorSettings(CommonSettings):
+    """Read from `PARALLAX_*` by `parallax.settings.load`."""
+
+    tables: str = setting("", "Path of the tables file (YAML); tables may also come from `parallax tables`")
+    internal_port: int = setting(8091, "Port of /healthz, /readyz and /status", low=1, high=65535)
+    lease_ttl_seconds: float = setting(3.0, "How long a leader that fell silent keeps the lease (s)", low=0.5, high=600)
+    batch_rows: int = setting(100_000, "Most rows that are merged into one record", low=1)
+    batch_bytes: int = setting(4 << 20, "Bytes of ingest that are looked at in one go", low=1024)
+    batch_entries: int = setting(5_000, "Entries of ingest that are looked at in one go", low=1, high=100_000)
+    inline_max: int = setting(1 << 20, "Bytes of payload above which an update is cut into several records", low=1024)
+    snapshot_min_bytes: int = setting(32 << 20, "Bytes of log that must gather before a snapshot is taken", low=1024)
+    verify_seconds: float = setting(0.0, "How often every replica's digest is compared (s); 0: only on demand", low=0)
+    rejected_max: int = setting(1_000, "Refused entries that are kept for each table", low=1)

@@ -1,0 +1,103 @@
+"""Writing snapshots, and trimming the log behind them."""
+
+import asyncio
+import logging
+import secrets
+
+import pyarrow as pa
+from redis.asyncio import Redis
+
+from parallax.replica.digest import digest
+from parallax.replica.replica import Held, Replica
+from parallax.replica.snapshot import encode_snapshot
+from parallax.replication.position import ORIGIN, Position
+from parallax.replication.snapshot import Manifest
+from parallax.store import STORE_ERRORS, load_script, text
+
+log = logging.getLogger(__name__)
+
+MIN_LOG_BYTES = 32 << 20
+CHUNK_SECONDS = 300
+"""How long unpublished chunks, and chunks that a newer snapshot replaced, live on."""
+PAUSE_SECONDS = 2.0
+
+
+class Snapshots:
+    """Take snapshots of one table from our own replica, when the log outweighs them or somebody needs one."""
+
+    def __init__(self, redis: "Redis", replica: Replica, min_log_bytes: int = MIN_LOG_BYTES) -> None:
+        self.taken = 0
+        self._redis = redis
+        self._replica = replica
+        self._keys = replica.keys
+        self._min_log_bytes = min_log_bytes
+        self._log_bytes = 0  # appended since the last snapshot that we know of
+        self._snapshot_bytes = 0
+        self._requested = asyncio.Event()
+        self._script = load_script(redis, "coordinator", "snap.lua")
+
+    def weigh(self, size: int) -> None:
+        """Note that the log grew by `size` bytes."""
+        self._log_bytes += size
+
+    def is_due(self) -> bool:
+        """Say whether the log outweighs its snapshot."""
+        return self._log_bytes > max(self._min_log_bytes, self._snapshot_bytes)
+
+    def request(self) -> None:
+        """Ask for a snapshot soon. Requests that come while one is being taken become one."""
+        self._requested.set()
+
+    async def run(self) -> None:
+        """Take the snapshots that are asked for, until cancelled."""
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            try:
+                await self._take()
+            except STORE_ERRORS as error:
+                log.warning("table %s: the snapshot could not be written: %s", self._keys.table, error)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _take(self) -> None:
+        weight = self._log_bytes
+        held, rows = await self._replica.export()
+        if held.position == ORIGIN or held.spec is None or rows is None:
+            return
+        old = await self._old_chunks()
+        manifest = await self.write(held, rows, at=held.position)
+        chunks = [self._keys.chunk(manifest.snapshot, number) for number in range(manifest.chunks)]
+        answer = await self._script(
+            keys=[self._keys.manifest, self._keys.log, *chunks],
+            args=[str(manifest.position), manifest.encode(), CHUNK_SECONDS, len(old), *old],
+        )
+        if text(answer) != "yes":
+            log.info("table %s: the snapshot at %s was not taken: %s", self._keys.table, held.position, text(answer))
+            return
+        self.taken += 1
+        self._log_bytes = max(0, self._log_bytes - weight)
+        self._snapshot_bytes = manifest.size_bytes
+        log.info(
+            "table %s: snapshot at %s, %d rows, %d bytes",
+            self._keys.table,
+            held.position,
+            rows.num_rows,
+            manifest.size_bytes,
+        )
+
+    async def write(self, held: Held, rows: pa.Table, at: Position) -> Manifest:
+        """Write the chunks, with a TTL, under names that were never used before; return the manifest to publish them with."""
+        assert held.spec is not None
+        chunks, value = await asyncio.to_thread(lambda: (encode_snapshot(rows), digest(rows)))
+        name = f"{at}-{secrets.token_hex(6)}"
+        for number, chunk in enumerate(chunks):
+            await self._redis.set(self._keys.chunk(name, number), chunk, ex=CHUNK_SECONDS)
+        size = sum(map(len, chunks))
+        return Manifest(at, held.spec, name, len(chunks), size, rows.num_rows, value, tuple(held.window.entries()))
+
+    async def _old_chunks(self) -> list[str]:
+        body = await self._redis.hget(self._keys.manifest, "body")
+        if not body:
+            return []
+        old = Manifest.decode(body)
+        return [self._keys.chunk(old.snapshot, number) for number in range(old.chunks)]

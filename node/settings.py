@@ -1,0 +1,23 @@
+"""The node's settings."""
+
+from dataclasses import dataclass
+
+from parallax.settings import CommonSettings, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings(CommonSettings):
+    """Read from `PARALLAX_*` by `parallax.settings.load`."""
+
+    port: int = setting(8080, "Port of the page and the websocket", low=1, high=65535)
+    internal_port: int = setting(8081, "Port of /healthz, /readyz and /status", low=1, high=65535)
+    frame_ms: float = setting(50.0, "Least time between two refreshes of one table (ms)", low=1, high=10_000)
+    engine_threads: int = setting(2, "Threads that the tables' engines share", low=1, high=64)
+    drain_seconds: float = setting(
+        10.0, "How long sockets are closed in small lots before the node stops (s)", low=0, high=3600
+    )
+    allowed_origins: str = setting("", "Origins besides our own whose pages may connect, separated by commas; * for all")
+    max_message_bytes: int = setting(1 << 20, "Largest message that a viewer may send", low=1024)
+    max_views: int = setting(128, "Most views that one session may have", low=1)
+    outbox_bytes: int = setting(64 << 20, "Bytes that may wait for one viewer", low=1 << 16)
+    stall_seconds: float = setting(30.0, "A viewer that accepts no byte for so long is closed as slow (s)", low=1)

@@ -1,0 +1,97 @@
+"""What every service does to start and to stop."""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import uvloop
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+from parallax.errors import ConfigurationError
+from parallax.settings import CommonSettings, load
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        values = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            values["exception"] = self.formatException(record.exc_info)
+        return json.dumps(values)
+
+
+def run_service(kind: type[S], serve: Callable[[S, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Read the settings, run `serve(settings, stop)` until SIGTERM or SIGINT sets `stop`, and return the exit code.
+
+    What is wrong with the configuration is said in readable lines on stderr, and ends the program with 2.
+    """
+    try:
+        settings = load(kind)
+        _log_as(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_told(settings, serve))
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(f"parallax: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _until_told(settings: S, serve: Callable[[S, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+def _log_as(settings: CommonSettings) -> None:
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigurationError([f"PARALLAX_LOG_LEVEL={settings.log_level!r}: expected debug, info, warning or error"])
+    if settings.log_format not in ("text", "json"):
+        raise ConfigurationError([f"PARALLAX_LOG_FORMAT={settings.log_format!r}: expected text or json"])
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+
+
+def member_name(settings: CommonSettings) -> tuple[str, str]:
+    """Return this process's name, and the name with a part that is new at every start."""
+    name = settings.node_id or f"{socket.gethostname()}-{os.getpid()}"
+    return name, f"{name}.{secrets.token_hex(3)}"
+
+
+def listen(app: Application, port: int, address: str, variable: str, **options: Any) -> HTTPServer:
+    """Serve `app` on a port.
+
+    Raises:
+        ConfigurationError: the port is taken or not ours to take.
+    """
+    server = HTTPServer(app, **options)
+    try:
+        server.listen(port, address)
+    except OSError as error:
+        raise ConfigurationError([f"{variable}={port}: cannot listen on {address}:{port}: {error.strerror}"]) from error
+    return server

@@ -1,0 +1,297 @@
+"""One replica of one table: the shell that performs what its follower decides."""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from redis.asyncio import Redis
+
+from parallax.errors import BadRecord, EngineRefused, SnapshotUnusable
+from parallax.replica.digest import digest
+from parallax.replica.engine import EngineTable
+from parallax.replica.feed import Feed, Inbox
+from parallax.replica.snapshot import read_snapshot
+from parallax.replication import follower as f
+from parallax.replication.keys import TableKeys
+from parallax.replication.position import ORIGIN, Position
+from parallax.replication.record import Heartbeat, Op, Record, decode_message
+from parallax.replication.snapshot import Manifest
+from parallax.replication.spec import TableSpec
+from parallax.replication.window import Window
+from parallax.store import STORE_ERRORS, load_script, text
+
+log = logging.getLogger(__name__)
+
+PAGE_BYTES = 4 << 20
+TICK_SECONDS = 0.1
+WANT_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a replica holds at one position: its rows are the engine's at this moment."""
+
+    position: Position
+    spec: TableSpec | None  # None: nothing, or a dropped table
+    window: Window
+
+
+class Replica:
+    """Keep one table equal to its log, in the engine.
+
+    `on_change(replica)` is called after the state, the spec or the table's existence changed.
+    """
+
+    def __init__(
+        self,
+        redis: "Redis",
+        feed: Feed,
+        keys: TableKeys,
+        table: EngineTable,
+        on_change: Callable[["Replica"], None] = lambda replica: None,
+    ) -> None:
+        self.keys = keys
+        self.table = table
+        self.follower = f.Follower()
+        self.applied = ORIGIN
+        """The position whose state the engine holds (or has queued, in order)."""
+        self.window = Window()
+        self.digest: tuple[Position, str] | None = None
+        """The last digest that a `verify` record made this replica compute."""
+        self.error: str | None = None
+        """The last thing that kept this replica from its top, for people."""
+        self.records = 0
+        self.sender_heard: str | None = None
+        self._redis = redis
+        self._feed = feed
+        self._on_change = on_change
+        self._state_lock = asyncio.Lock()  # held while engine, applied and window move together
+        self._events: deque[f.Event] = deque()
+        self._inbox: Inbox | None = None
+        self._moved = asyncio.Condition()
+        self._page = load_script(redis, "parallax.replica", "page.lua")
+        self._manifest = load_script(redis, "parallax.replica", "manifest.lua")
+
+    @property
+    def state(self) -> f.State:
+        """How this replica stands to its log."""
+        return self.follower.state
+
+    @property
+    def spec(self) -> TableSpec | None:
+        """The table's spec, None while there is no table."""
+        return self.table.spec
+
+    @property
+    def lag_seconds(self) -> float:
+        """Since when, in seconds of this process's clock, the replica is known to be behind; 0 at the top."""
+        since = self.follower.behind_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    # Running -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow the log until cancelled."""
+        self._inbox = inbox = await self._feed.add(self.keys.feed)
+        try:
+            while True:
+                await inbox.wait(TICK_SECONDS)
+                before = (self.state, self.spec)
+                commands: deque[f.Command] = deque()
+                for message in inbox.take():
+                    commands += self._handle(self._event(message))
+                while self._events:
+                    commands += self._handle(self._events.popleft())
+                commands += self._handle(f.Ticked())
+                await self._perform(commands)
+                async with self._moved:
+                    self._moved.notify_all()
+                if before != (self.state, self.spec):
+                    self._on_change(self)
+        finally:
+            await self._feed.remove(self.keys.feed)
+
+    def tell(self, event: f.Event) -> None:
+        """Hand the follower an event from outside the feed."""
+        self._events.append(event)
+        if self._inbox is not None:
+            self._inbox.wake()
+
+    async def reached(self, position: Position, seconds: float) -> bool:
+        """Wait until the engine holds the state at exactly `position`; False if that takes longer than `seconds`."""
+        try:
+            async with asyncio.timeout(seconds), self._moved:
+                await self._moved.wait_for(lambda: self.applied == position == self.follower.position)
+        except TimeoutError:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[Held]:
+        """Hold the replica still, and say where it stands. Reads of the engine go on."""
+        async with self._state_lock:
+            yield Held(self.applied, self.spec, self.window)
+
+    async def export(self) -> tuple[Held, pa.Table | None]:
+        """Return where the replica stands, with a copy of the window, and all rows at that position."""
+        async with self.at_rest() as held:
+            rows = None if held.spec is None else await self.table.export()
+            return Held(held.position, held.spec, held.window.copy()), rows
+
+    def _handle(self, event: f.Event) -> list[f.Command]:
+        return self.follower.handle(event, now=time.monotonic(), luck=random.random())
+
+    def _event(self, message: bytes | None) -> f.Event:
+        if message is None:
+            return f.Subscribed()
+        try:
+            decoded = decode_message(message)
+        except BadRecord as error:
+            self._note(f"a message on the feed: {error}")
+            return f.Unreadable()
+        if isinstance(decoded, Heartbeat):
+            self.sender_heard = decoded.sender
+            return f.BeatArrived(decoded.top)
+        return f.RecordArrived(decoded)
+
+    # Performing ----------------------------------------------------------------------------------------------------
+
+    async def _perform(self, commands: deque[f.Command]) -> None:
+        while commands:
+            match commands.popleft():
+                case f.Apply(record):
+                    records = [record]
+                    while commands and isinstance(commands[0], f.Apply):
+                        records.append(commands.popleft().record)  # type: ignore[union-attr]
+                    if not await self._apply(records):
+                        remaining = [command for command in commands if not isinstance(command, f.Apply)]
+                        commands = deque([*remaining, *self._handle(f.ApplyFailed())])
+                case f.ReadLog(start):
+                    commands += self._handle(await self._read_log(start))
+                case f.ReadManifest():
+                    commands += self._handle(await self._read_manifest())
+                case f.LoadSnapshot(manifest):
+                    commands += self._handle(await self._load_snapshot(manifest))
+                case f.SetWant():
+                    await self._set_want()
+                case f.Resubscribe():
+                    self._feed.resubscribe()
+
+    async def _apply(self, records: list[Record]) -> bool:
+        """Apply records in order; those that change rows go to the engine together."""
+        changes: list[tuple[Op, bytes]] = []
+        async with self._state_lock:
+            try:
+                for record in records:
+                    if record.op in (Op.BEGIN, Op.VERIFY, Op.DROP):
+                        await self._apply_changes(changes)
+                        await self._apply_control(record)
+                    else:
+                        changes.append((record.op, record.payload))
+                await self._apply_changes(changes)
+            except EngineRefused as error:
+                self._note(str(error))
+                self.applied = ORIGIN
+                return False
+            for record in records:
+                self.window.advance(record.producers)
+            self.applied = records[-1].position
+            self.records += len(records)
+        return True
+
+    async def _apply_changes(self, changes: list[tuple[Op, bytes]]) -> None:
+        if changes:
+            await self.table.apply(changes)
+            changes.clear()
+
+    async def _apply_control(self, record: Record) -> None:
+        if record.op is Op.VERIFY:
+            if self.table.spec is not None:
+                rows = await self.table.export()
+                self.digest = (record.position, await asyncio.to_thread(digest, rows))
+        elif record.op is Op.DROP:
+            await self.table.drop()
+        elif record.spec is not None:
+            held = self.table.spec
+            if held is None or record.prev == ORIGIN:
+                self.window = Window()
+                await self.table.load(record.spec, record.spec.arrow_schema.empty_table())
+            elif held != record.spec:
+                await self.table.alter(record.spec)
+
+    async def _read_log(self, start: Position) -> f.Event:
+        try:
+            top, page = await self._page(keys=[self.keys.log], args=[str(start), PAGE_BYTES])
+            records = [Record.decode(data) for data in page[1::2]]
+        except BadRecord as error:
+            self._note(f"the log: {error}")
+            return f.Unreadable()
+        except STORE_ERRORS as error:
+            self._note(f"the log cannot be read: {error}")
+            return f.ReadFailed()
+        return f.PageRead(records, Position.parse(top) if top else None)
+
+    async def _read_manifest(self) -> f.Event:
+        try:
+            body, is_held = await self._manifest(keys=[self.keys.manifest, self.keys.log])
+            return f.ManifestRead(Manifest.decode(body) if body else None, bool(is_held))
+        except BadRecord as error:
+            self._note(str(error))
+            return f.Unreadable()
+        except STORE_ERRORS as error:
+            self._note(f"the manifest cannot be read: {error}")
+            return f.ReadFailed()
+
+    async def _load_snapshot(self, manifest: Manifest) -> f.Event:
+        try:
+            rows = await read_snapshot(self._redis, self.keys, manifest)
+        except SnapshotUnusable as error:
+            self._note(str(error))
+            return f.SnapshotFailed(is_intact=True)
+        except STORE_ERRORS as error:
+            self._note(f"the snapshot cannot be read: {error}")
+            return f.ReadFailed()
+        async with self._state_lock:
+            try:
+                await self.table.load(manifest.spec, rows)
+            except EngineRefused as error:
+                self._note(str(error))
+                self.applied = ORIGIN
+                return f.SnapshotFailed(is_intact=False)
+            self.applied = manifest.position
+            self.window = Window(manifest.window)
+        log.info("table %s: loaded the snapshot at %s, %d rows", self.keys.table, manifest.position, manifest.rows)
+        return f.SnapshotLoaded(manifest.position)
+
+    async def _set_want(self) -> None:
+        try:
+            await self._redis.set(self.keys.want, "1", ex=WANT_SECONDS)
+        except STORE_ERRORS as error:
+            self._note(f"a snapshot cannot be asked for: {error}")
+
+    def _note(self, problem: str) -> None:
+        if problem != self.error:
+            log.warning("table %s: %s", self.keys.table, problem)
+        self.error = problem
+
+    def report(self) -> dict[str, Any]:
+        """Return what the registry and /status say about this replica."""
+        return {
+            "state": str(self.state),
+            "position": text(self.applied),
+            "top": None if self.follower.top is None else text(self.follower.top),
+            "lag_records": self.follower.lag_records,
+            "lag_seconds": round(self.lag_seconds, 3),
+            "rows": self.table.rows,
+            "records": self.records,
+            "resyncs": self.follower.resyncs,
+            "digest": self.digest and {"position": text(self.digest[0]), "value": self.digest[1]},
+            "error": None if self.state is f.State.LIVE else self.error,
+        }

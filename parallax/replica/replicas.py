@@ -1,0 +1,75 @@
+"""All the replicas of one process."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+from redis.asyncio import Redis
+
+from parallax.replica.engine import Engine
+from parallax.replica.feed import Feed
+from parallax.replica.replica import Replica
+from parallax.replication.follower import State
+from parallax.replication.keys import FleetKeys, TableKeys
+from parallax.store import STORE_ERRORS, text
+from parallax.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+CATALOG_SECONDS = 1.0
+
+
+class Replicas:
+    """Hold a replica of every table that the catalog names. A table never leaves with the catalog: only its log can drop it."""
+
+    def __init__(
+        self, redis: "Redis", prefix: str, engine: Engine, on_change: Callable[[Replica], None] = lambda replica: None
+    ) -> None:
+        self.feed = Feed(redis)
+        self._redis = redis
+        self._prefix = prefix
+        self._engine = engine
+        self._on_change = on_change
+        self._replicas: dict[str, Replica] = {}
+        self._tasks = Tasks()
+        self.knows_catalog = False
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(list(self._replicas.values()))
+
+    def start(self) -> None:
+        """Begin to listen to the feed, and to look at the catalog."""
+        self._tasks.start(self.feed.run(), name="feed")
+        self._tasks.start(self._watch_catalog(), name="catalog")
+
+    def ensure(self, name: str) -> Replica:
+        """Return the replica of a table, beginning it if it is new."""
+        if name not in self._replicas:
+            keys = TableKeys(self._prefix, name)
+            replica = Replica(self._redis, self.feed, keys, self._engine.table(name), self._on_change)
+            self._replicas[name] = replica
+            self._tasks.start(replica.run(), name=f"replica {name}")
+        return self._replicas[name]
+
+    async def _watch_catalog(self) -> None:
+        keys = FleetKeys(self._prefix)
+        while True:
+            try:
+                for name in await self._redis.hkeys(keys.catalog):
+                    self.ensure(text(name))
+                self.knows_catalog = True
+            except STORE_ERRORS as error:
+                log.debug("the catalog cannot be read: %s", error)
+            await asyncio.sleep(CATALOG_SECONDS)
+
+    def unready(self) -> list[str]:
+        """Return a line for each table that is neither LIVE nor FAILED."""
+        return [
+            f"table {replica.keys.table!r} is {replica.state}: {replica.error or 'loading'}"
+            for replica in self
+            if replica.state not in (State.LIVE, State.FAILED)
+        ]
+
+    async def close(self) -> None:
+        """Stop following."""
+        await self._tasks.close()

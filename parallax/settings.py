@@ -1,0 +1,78 @@
+"""Settings: environment variables `PARALLAX_<NAME>` read into one frozen dataclass for each service."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from parallax.errors import ConfigurationError
+
+PREFIX = "PARALLAX_"
+S = TypeVar("S", bound="CommonSettings")
+
+
+def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """Declare one setting: its default, what it means (with the unit), and the least and greatest value allowed."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonSettings:
+    """What node and coordinator both need to know."""
+
+    redis_url: str = setting("redis://127.0.0.1:6379/0", "Where Redis is: redis://, rediss:// or unix://")
+    prefix: str = setting("parallax", "What every key in Redis begins with; two fleets on one Redis need two prefixes")
+    bind: str = setting("0.0.0.0", "The address to listen on")
+    node_id: str = setting("", "This process's name in the fleet; made from the host's name if empty")
+    log_level: str = setting("info", "debug, info, warning or error")
+    log_format: str = setting("text", "text for people, json for machines")
+
+
+def load(kind: type[S], environ: Mapping[str, str] | None = None) -> S:
+    """Read the settings of `kind` from the environment.
+
+    Raises:
+        ConfigurationError: with one line for each variable that is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    problems = []
+    for declared in fields(kind):
+        variable = PREFIX + declared.name.upper()
+        text = environ.get(variable)
+        if text is None or text == "":
+            continue
+        try:
+            values[declared.name] = _parse(declared, text)
+        except ValueError as error:
+            problems.append(f"{variable}={text!r}: {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    return kind(**values)
+
+
+def _parse(declared: "Field[Any]", text: str) -> Any:
+    value: Any = text
+    if isinstance(declared.default, bool):
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise ValueError("expected true or false")
+        return text.lower() in ("true", "1", "yes")
+    if isinstance(declared.default, int | float):
+        try:
+            value = type(declared.default)(text)
+        except ValueError:
+            kind = "a whole number" if isinstance(declared.default, int) else "a number"
+            raise ValueError(f"expected {kind}") from None
+    low, high = declared.metadata["low"], declared.metadata["high"]
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise ValueError(f"must be from {low} to {'any' if high is None else high}")
+    return value
+
+
+def table_of(kind: type[CommonSettings]) -> str:
+    """Return a Markdown table of the settings of `kind`, as it stands in the documentation."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for declared in fields(kind):
+        default = "" if declared.default == "" else f"`{declared.default}`"
+        lines.append(f"| `{PREFIX}{declared.name.upper()}` | {default} | {declared.metadata['doc']} |")
+    return "\n".join(lines)

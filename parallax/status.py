@@ -1,0 +1,98 @@
+"""What `parallax status` and `parallax verify` show: the fleet as it announces itself."""
+
+import asyncio
+import time
+from typing import Any
+
+from redis.asyncio import Redis
+
+from parallax.registry import members
+from parallax.replication.keys import FleetKeys, TableKeys
+from parallax.store import connect, text
+
+ASK_SECONDS = 10
+
+
+async def fleet(redis_url: str, prefix: str = "parallax") -> list[dict[str, Any]]:
+    """Return what every coordinator and node announced within the last seconds.
+
+    Raises:
+        one of parallax.store.STORE_ERRORS: Redis could not be asked.
+    """
+    redis = connect(redis_url)
+    try:
+        return await members(redis, FleetKeys(prefix))
+    finally:
+        await redis.aclose()
+
+
+async def catalog(redis: "Redis", prefix: str) -> list[str]:
+    """Return the names of the tables."""
+    return sorted(text(name) for name in await redis.hkeys(FleetKeys(prefix).catalog))
+
+
+async def verify(
+    redis_url: str, prefix: str = "parallax", tables: list[str] | None = None, seconds: float = 15.0
+) -> list[dict[str, Any]]:
+    """Ask the leader for a `verify` record in each table, and wait until every member reports the digest at one position.
+
+    Returns the members' announcements then, or as they are when the time is up: `disagreements` says what is wrong.
+    """
+    redis = connect(redis_url)
+    try:
+        tables = await catalog(redis, prefix) if tables is None else tables
+        before = await members(redis, FleetKeys(prefix))
+        old = {name: {_digest(member, name) for member in before} for name in tables}
+        for name in tables:
+            await redis.set(TableKeys(prefix, name).verify, "1", ex=ASK_SECONDS)
+        deadline = time.monotonic() + seconds
+        while True:
+            now = await members(redis, FleetKeys(prefix))
+            fresh = all(_digest(member, name) not in {*old[name], None} for member in now for name in tables)
+            if (now and fresh and not disagreements(now, tables)) or time.monotonic() > deadline:
+                return now
+            await asyncio.sleep(0.2)
+    finally:
+        await redis.aclose()
+
+
+def disagreements(fleet: list[dict[str, Any]], tables: list[str] | None = None) -> list[str]:
+    """Return a line for each table of which two members report different digests, or digests at different positions."""
+    problems = []
+    names = sorted({name for member in fleet for name in member["tables"]}) if tables is None else tables
+    for name in names:
+        found: dict[tuple[str, str] | None, list[str]] = {}
+        for member in fleet:
+            found.setdefault(_digest(member, name), []).append(member["id"])
+        if len(found) != 1 or None in found:
+            parts = [
+                f"{'none' if key is None else ' at '.join(reversed(key))} on {', '.join(ids)}" for key, ids in found.items()
+            ]
+            problems.append(f"table {name!r}: digests differ: {'; '.join(parts)}")
+    return problems
+
+
+def _digest(member: dict[str, Any], table: str) -> tuple[str, str] | None:
+    digest = member["tables"].get(table, {}).get("digest")
+    return None if digest is None else (digest["position"], digest["value"])
+
+
+def render(fleet: list[dict[str, Any]]) -> str:
+    """Return the fleet as a table of text."""
+    rows = [("MEMBER", "ROLE", "SESSIONS", "TABLE", "STATE", "POSITION", "LAG", "ROWS", "DIGEST")]
+    for member in fleet:
+        role = ("leader" if member["leader"] else "standby") if member["kind"] == "coordinator" else "node"
+        first = (member["id"], role, str(member["sessions"]) if role == "node" else "")
+        for name, table in sorted(member["tables"].items()) or [("", None)]:
+            cells = _cells(table) if table else ("", "", "", "", "")
+            rows.append((*first, name, *cells))
+            first = ("", "", "")
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _cells(table: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    digest = table["digest"]
+    shown = "-" if digest is None else f"{digest['value'][:12]} at {digest['position'].partition('-')[2]}"
+    lag = f"{table['lag_records']} rec, {table['lag_seconds']:.1f} s"
+    return table["state"], table["position"], lag, str(table["rows"]), shown

@@ -63,7 +63,7 @@ def _row(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _column(values: list[Any], field: pa.Field, first_row: int) -> pa.Array:
     """Return the values as the field's type, each exactly as sent."""
-    check = _CHECKS[str(field.type)] if str(field.type) in _CHECKS else _integer
+    check = _CHECKS.get(str(field.type), _integer)
     kinds = set(map(type, values))
     plain = _PLAIN.get(str(field.type), {int, type(None)})
     if not kinds <= plain:

@@ -268,6 +268,7 @@ class Follower:
             return []  # an empty log tells a replica nothing
         self.top = top
         if top == self.position and not self._must_resync:
+            self._arrived()
             return []
         self._leave_live()
         if not self._failures:

@@ -1,0 +1,364 @@
+"""The follower over a channel that drops, doubles, reorders and delays, and a log that trims, forks, vanishes and comes back.
+
+Safety, after every step: what the replica holds is exactly the state at its position. Liveness: once the faults stop, one
+heartbeat brings it to the top.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from parallax.replication import follower as f
+from parallax.replication.position import ORIGIN, Position, new_term
+from parallax.replication.record import Op, Record
+from parallax.replication.snapshot import Manifest
+from parallax.replication.spec import TableSpec
+
+SPEC = TableSpec.declare("t", {"schema": {"id": "string"}, "index": "id"})
+Content = tuple[int, ...]  # a state, as the history of payload numbers that made it
+
+
+@dataclass
+class Store:
+    """Redis, and the one true leader: a log, a manifest, and what each position stands for in any history."""
+
+    rng: random.Random
+    log: list[Record] = field(default_factory=list)
+    last: Position | None = None  # last-generated ID; survives trimming
+    manifest: tuple[Manifest, Content] | None = None
+    chunks_gone: bool = False
+    truth: dict[Position, Content] = field(default_factory=lambda: {ORIGIN: ()})
+    term: int = 0
+    number: int = 0
+    sent: list[f.Event] = field(default_factory=list)  # what was published since it was last looked at
+
+    def append(self, op: Op = Op.UPDATE, *, prev: Position | None = None, content: Content | None = None) -> Record:
+        top = self.last or ORIGIN
+        before = top if prev is None else prev
+        if self.term == 0 or op is Op.BEGIN:
+            op = Op.BEGIN
+            self.term = new_term(self.rng.randrange(1 << 20), max(self.term, top.term), self.rng.getrandbits(20))
+        position = Position(self.term, before.offset + 1)
+        self.number += 1
+        record = Record(op, position, before, str(self.number).encode(), spec=SPEC if op is Op.BEGIN else None)
+        self.log.append(record)
+        self.last = position
+        assert position not in self.truth, "a position never stands for two contents"
+        self.truth[position] = (*(self.truth[before] if content is None else content), self.number)
+        self.sent.append(f.RecordArrived(record))
+        return record
+
+    def snapshot(self) -> None:
+        if self.last is not None and self.log:
+            position = self.rng.choice(self.log).position
+            self.manifest = (Manifest(position, SPEC, "s", 1, 1, 1, "", ()), self.truth[position])
+            self.chunks_gone = False
+
+    def trim(self, to: int) -> None:
+        self.log = self.log[to:]
+
+    def lose_tail(self, count: int) -> None:
+        """A failover: the newest records are gone, and the leader goes back and on from there in a new term."""
+        if 0 < count < len(self.log):
+            self.log = self.log[:-count]
+            self.last = self.log[-1].position
+            if self.manifest and not self.holds(self.manifest[0].position):
+                self.manifest = None
+            self.append(Op.BEGIN)
+
+    def wipe(self, held: Position) -> None:
+        """Redis lost everything; a leader that stands at `held` gives its state back, or there is none yet."""
+        self.log, self.last, self.manifest = [], None, None
+        if held == ORIGIN:
+            return
+        record = self.append(Op.BEGIN, prev=held)
+        self.manifest = (Manifest(record.position, SPEC, "s", 1, 1, 1, "", ()), self.truth[record.position])
+        self.chunks_gone = False
+
+    def holds(self, position: Position) -> bool:
+        return position == self.last or any(record.position == position for record in self.log)
+
+    def page(self, start: Position, size: int) -> f.PageRead:
+        # Redis orders IDs by number; that is all that is used of their size, and only inside one log.
+        records = [record for record in self.log if record.position >= start][: max(2, size)]
+        return f.PageRead(records, self.last)
+
+    def beat(self) -> f.BeatArrived:
+        return f.BeatArrived(self.last or ORIGIN)
+
+
+class Machine:
+    """A replica: the follower, and a shell without IO whose `content` stands for the engine."""
+
+    def __init__(self, store: Store, follower: f.Follower | None = None) -> None:
+        self.store = store
+        self.follower = follower or f.Follower()
+        self.content: Content = ()
+        self.now = 0.0
+        self.questions: list[f.Command] = []
+        self.wants = 0
+        self.resubscribed = 0
+
+    def feed(self, event: f.Event, luck: float = 0.5) -> None:
+        commands = self.follower.handle(event, now=self.now, luck=luck)
+        self.follower.validate()
+        for command in commands:
+            match command:
+                case f.Apply(record):
+                    if record.prev == ORIGIN:
+                        self.content = ()
+                    self.content = (*self.content, int(record.payload))
+                case f.SetWant():
+                    self.wants += 1
+                case f.Resubscribe():
+                    self.resubscribed += 1
+                case question:
+                    self.questions.append(question)
+        assert len(self.questions) <= 1, "one question at a time"
+        if self.follower.position != ORIGIN:
+            assert self.content == self.store.truth[self.follower.position], "the state is the one at the position"
+
+    def answer(self, *, page_size: int = 3, fail: bool = False) -> None:
+        if not self.questions:
+            return
+        question = self.questions.pop()
+        if fail:
+            self.feed(f.ReadFailed())
+            return
+        match question:
+            case f.ReadLog(start):
+                self.feed(self.store.page(start, page_size))
+            case f.ReadManifest():
+                manifest = self.store.manifest
+                held = manifest is not None and self.store.holds(manifest[0].position)
+                self.feed(f.ManifestRead(manifest[0] if manifest else None, held))
+            case f.LoadSnapshot(manifest):
+                present = self.store.manifest
+                if self.store.chunks_gone or present is None or present[0] != manifest:
+                    self.feed(f.SnapshotFailed(is_intact=True))
+                else:
+                    self.content = present[1]
+                    self.feed(f.SnapshotLoaded(manifest.position))
+
+    def settle(self) -> None:
+        """No more faults: answers come, time passes, the leader answers `want`, and one beat a second arrives."""
+        for _ in range(200):
+            while self.questions:
+                self.answer(page_size=4)
+            if self.follower.state is f.State.LIVE and self.follower.position == self.store.last:
+                return
+            if self.wants and self.store.last is not None:
+                self.wants = 0
+                top = self.store.last
+                self.store.manifest = (Manifest(top, SPEC, "s", 1, 1, 1, "", ()), self.store.truth[top])
+                self.store.chunks_gone = False
+            self.now += 1.0
+            self.feed(self.store.beat())
+            self.feed(f.Ticked())
+        raise AssertionError(f"never came to the top: {self.follower.state} at {self.follower.position}, top {self.store.last}")
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                "append", "append", "append", "begin", "deliver", "deliver", "drop", "double", "reorder", "beat", "answer",
+                "answer", "fail", "tick", "subscribe", "snapshot", "trim", "lose_tail", "wipe", "wipe_behind", "lose_chunks",
+                "apply_fails", "diverge",
+            ]
+        ),
+        st.integers(0, 2**16),
+    ),
+    max_size=80,
+)  # fmt: skip
+
+
+def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Machine:
+    store = Store(random.Random(7))
+    machine = Machine(store, follower)
+    store.append(Op.BEGIN)
+    channel: list[f.Event] = []
+    for step, number in steps:
+        channel += store.sent
+        store.sent.clear()
+        match step:
+            case "append" | "begin":
+                store.append(Op.BEGIN if step == "begin" or store.last is None else Op.UPDATE)
+            case "deliver" if channel:
+                machine.feed(channel.pop(0))
+            case "drop" if channel:
+                channel.pop(number % len(channel))
+            case "double" if channel:
+                channel.insert(number % (len(channel) + 1), channel[number % len(channel)])
+            case "reorder" if len(channel) > 1:
+                channel.insert(number % len(channel), channel.pop())
+            case "beat":
+                channel.append(store.beat())
+            case "answer":
+                machine.answer(page_size=number % 5)
+            case "fail":
+                machine.answer(fail=True)
+            case "tick":
+                machine.now += number % 5
+                machine.feed(f.Ticked())
+            case "subscribe":
+                machine.feed(f.Subscribed())
+            case "snapshot":
+                store.snapshot()
+            case "trim":
+                store.trim(number % (len(store.log) + 1))
+            case "lose_tail":
+                store.lose_tail(number % 6)
+            case "wipe":
+                store.wipe(machine.follower.position)
+            case "wipe_behind":
+                store.wipe(random.Random(number).choice(sorted(store.truth)))
+            case "lose_chunks":
+                store.chunks_gone = True
+            case "apply_fails":
+                machine.content = (-1,)
+                machine.feed(f.ApplyFailed())
+            case "diverge" if not machine.follower.is_empty:
+                machine.feed(f.DivergenceFound())
+    if store.last is None:
+        store.append(Op.BEGIN)
+    machine.settle()
+    return machine
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS)
+def test_the_state_is_the_one_at_the_position_and_faults_are_survived(steps: list[tuple[str, int]]) -> None:
+    machine = play(steps)
+    assert machine.follower.state is f.State.LIVE
+    assert machine.content == machine.store.truth[machine.store.last or ORIGIN]
+
+
+def live(store: Store) -> Machine:
+    machine = Machine(store)
+    machine.feed(f.Subscribed())
+    machine.settle()
+    return machine
+
+
+@pytest.fixture
+def store() -> Store:
+    store = Store(random.Random(1))
+    for _ in range(5):
+        store.append()
+    store.sent.clear()
+    return store
+
+
+def test_a_new_replica_reads_a_log_that_begins_at_the_origin(store: Store) -> None:
+    machine = live(store)
+    assert machine.follower.position == store.last
+    assert machine.follower.resyncs == 0
+
+
+def test_a_live_replica_follows_the_feed_without_asking(store: Store) -> None:
+    machine = live(store)
+    machine.feed(f.RecordArrived(store.append()))
+    assert machine.follower.state is f.State.LIVE
+    assert machine.questions == []
+
+
+def test_a_lost_message_shows_as_a_gap_and_is_read_from_the_log(store: Store) -> None:
+    machine = live(store)
+    store.append()
+    machine.feed(f.RecordArrived(store.append()))
+    assert machine.follower.state is f.State.RECOVERING
+    assert machine.questions == [f.ReadLog(machine.follower.position)]
+    machine.settle()
+    assert machine.follower.resyncs == 0
+
+
+def test_a_lost_last_message_is_noticed_at_the_next_heartbeat(store: Store) -> None:
+    machine = live(store)
+    store.append()
+    machine.feed(store.beat())
+    assert machine.questions == [f.ReadLog(machine.follower.position)]
+
+
+def test_a_doubled_message_costs_nothing(store: Store) -> None:
+    machine = live(store)
+    record = store.append()
+    machine.feed(f.RecordArrived(record))
+    machine.feed(f.RecordArrived(record))
+    assert machine.questions == []
+
+
+def test_silence_makes_it_ask_and_subscribe_afresh_less_and_less_often(store: Store) -> None:
+    machine = live(store)
+    asked = []
+    for _ in range(1200):
+        machine.now += 0.1
+        before = machine.resubscribed
+        machine.feed(f.Ticked())
+        machine.answer()
+        if machine.resubscribed > before:
+            asked.append(machine.now)
+    assert f.SILENT_BEATS - 1 < asked[0] < f.SILENT_BEATS + 1.5
+    assert 3 <= len(asked) <= 8
+
+
+def test_a_lower_top_than_our_own_is_a_reason_to_ask(store: Store) -> None:
+    machine = live(store)
+    store.snapshot()
+    store.lose_tail(2)
+    store.sent.clear()
+    machine.feed(store.beat())
+    machine.settle()
+    assert machine.follower.resyncs == 1
+
+
+def test_an_empty_log_changes_nothing(store: Store) -> None:
+    machine = live(store)
+    position = machine.follower.position
+    store.wipe(ORIGIN)
+    machine.feed(store.beat())
+    machine.feed(f.Subscribed())
+    machine.answer()
+    assert machine.follower.position == position
+    assert machine.content == store.truth[position]
+
+
+def test_a_replica_exactly_at_the_state_given_back_goes_on_without_a_resync(store: Store) -> None:
+    machine = live(store)
+    store.wipe(machine.follower.position)
+    machine.feed(store.sent.pop())
+    assert machine.follower.position == store.last
+    assert machine.questions == []
+
+
+def test_an_empty_replica_asks_for_a_snapshot_when_the_log_was_trimmed(store: Store) -> None:
+    store.trim(3)
+    machine = Machine(store)
+    machine.feed(f.Subscribed())
+    machine.answer()
+    machine.answer()
+    assert machine.wants == 1
+    machine.settle()
+    assert machine.follower.resyncs == 1
+
+
+def test_a_refused_record_leads_to_a_resync_and_three_in_a_row_to_failed(store: Store) -> None:
+    machine = live(store)
+    for _ in range(f.FAILURES):
+        machine.content = (-1,)
+        machine.feed(f.ApplyFailed())
+    assert machine.follower.state is f.State.FAILED
+    machine.settle()
+    assert machine.follower.state is f.State.LIVE
+
+
+def test_a_log_trimmed_to_nothing_still_holds_its_last_position(store: Store) -> None:
+    machine = live(store)
+    store.trim(len(store.log))
+    machine.feed(f.Subscribed())
+    machine.answer()
+    assert machine.follower.state is f.State.LIVE
+    assert machine.follower.resyncs == 0

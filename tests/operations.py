@@ -41,6 +41,8 @@ class Operation:
 
     def fields(self) -> dict[str, str | bytes]:
         """The fields that a publisher XADDs."""
+        if self.op == "clear":
+            return {"op": "clear"}
         return {"op": self.op, "format": self.format, "data": self.data}
 
     def __repr__(self) -> str:  # short enough for the report of a failed test
@@ -92,7 +94,7 @@ class Operations:
         op = rng.choices(list(kinds), list(kinds.values()))[0]
         as_json = rng.random() < mix.json
         if op == "clear":
-            return Operation("clear", (), "json", b"[]")
+            return Operation("clear", (), "none", b"")
         if op == "remove":
             columns = [str(self.table.index)]
             rows = [{columns[0]: self._key()} for _ in range(self._batch_size())]

@@ -306,6 +306,8 @@ class Follower:
         if top is None:
             return self._back_off(now, luck)  # no log: keep what is there, stale
         self.top = top
+        if top != self.position:
+            self._leave_live()
         following = self._following(records)
         if following is None and top != self.position:
             if self.is_empty:  # the log does not begin at the origin: only a snapshot can tell what was before

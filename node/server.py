@@ -1,0 +1,104 @@
+"""The node's process."""
+
+import asyncio
+import logging
+from typing import Any
+
+from tornado.web import Application
+
+from node.gateway import Gateway
+from node.gateway.handler import gateway_routes
+from node.pages import page_routes
+from node.settings import NodeSettings
+from parallax.http import Health, health_routes
+from parallax.process import listen, member_name
+from parallax.registry import Announcer
+from parallax.replica.engine import Engine
+from parallax.replica.replica import Replica
+from parallax.replica.replicas import Replicas
+from parallax.replication.follower import State
+from parallax.replication.keys import FleetKeys
+from parallax.store import connect
+from parallax.tasks import Tasks
+from parallax.version import VERSION
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set, then hand the viewers over and stop.
+
+    Raises:
+        ConfigurationError: a port is taken.
+    """
+    name, boot = member_name(settings)
+    keys = FleetKeys(settings.prefix)
+    is_draining = False
+
+    # 1. Redis, the engine, the gateway.
+    redis = connect(settings.redis_url)
+    engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads)
+    gateway = Gateway(settings)
+
+    # 2. Replicas: the gateway hosts a table as soon as it can be read, and goes on while it is stale.
+    def changed(replica: Replica) -> None:
+        name = replica.keys.table
+        if replica.spec is None:
+            gateway.remove_table(name)
+        elif replica.state is State.LIVE:
+            gateway.add_table(name, replica.table)
+
+    replicas = Replicas(redis, settings.prefix, engine, changed)
+
+    def unready() -> list[str]:
+        if is_draining:
+            return ["draining"]
+        return replicas.unready() if replicas.knows_catalog else ["the catalog of tables was not read yet"]
+
+    def describe() -> dict[str, Any]:
+        return {
+            "kind": "node",
+            "id": name,
+            "boot": boot,
+            "version": VERSION,
+            "addresses": {
+                "public": f"{settings.bind}:{settings.port}",
+                "internal": f"{settings.bind}:{settings.internal_port}",
+            },
+            "leader": False,
+            "sessions": gateway.sessions,
+            "draining": is_draining,
+            "tables": {replica.keys.table: replica.report() for replica in replicas},
+        }
+
+    # 3. The ports, the registry.
+    announcer = Announcer(redis, keys, boot, describe)
+    internal = listen(
+        Application(health_routes(Health(unready, describe))),
+        settings.internal_port,
+        settings.bind,
+        "PARALLAX_INTERNAL_PORT",
+    )
+    public = listen(
+        Application([*gateway_routes(gateway, settings), *page_routes()]), settings.port, settings.bind, "PARALLAX_PORT"
+    )
+    log.info("node %s: public port %d, internal port %d", name, settings.port, settings.internal_port)
+
+    try:
+        async with Tasks() as tasks:
+            replicas.start()
+            tasks.start(announcer.run(), name="registry")
+            await stop.wait()
+
+            # 4. Drain: no new viewers, and those who are here are handed over.
+            log.info("draining %d sessions", gateway.sessions)
+            is_draining = True
+            await gateway.drain(settings.drain_seconds)
+        await announcer.leave()
+    finally:
+        public.stop()
+        internal.stop()
+        await replicas.close()
+        await gateway.close()
+        await engine.close()
+        await redis.aclose()

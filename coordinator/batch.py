@@ -1,5 +1,6 @@
 """What can travel together: entries in their order become as few records as keep their meaning."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from parallax.errors import BadEntry
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from parallax.replication.window import Window
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,10 @@ def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec
             tables = validate(entry, spec)
         except BadEntry as refusal:
             batch.refused.append((entry_id, str(refusal)))
+            continue
+        except Exception as error:  # noqa: BLE001 - whatever one entry does to its reader, the table goes on
+            log.exception("an entry could not be validated")
+            batch.refused.append((entry_id, f"could not be validated ({type(error).__name__}: {error}); please report this"))
             continue
         batch.carried.append(entry_id)
         if entry.producer is not None:

@@ -1,6 +1,7 @@
 """JSON rows to Arrow, strictly: `[{"id": "x", "delay": 3}, ...]`, or one such object."""
 
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -23,7 +24,7 @@ def read_json_rows(data: bytes, spec: TableSpec) -> list[pa.Table]:
         BadEntry: not JSON, not rows, or a value that its column cannot hold exactly; with the row and the column.
     """
     try:
-        rows = json.loads(data, object_pairs_hook=_row)
+        rows = json.loads(data, object_pairs_hook=_row, parse_constant=_constant)
     except RecursionError:
         raise BadEntry("data is JSON nested too deeply; rows are flat objects") from None
     except ValueError as error:
@@ -52,6 +53,14 @@ def read_json_rows(data: bytes, spec: TableSpec) -> list[pa.Table]:
     return tables
 
 
+class _Constant(float):
+    """NaN, Infinity or -Infinity, spelled out; an infinity that is not one of these was a number too large for a float."""
+
+
+def _constant(word: str) -> float:
+    return _Constant(word)
+
+
 def _row(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) != len(pairs):
@@ -63,7 +72,7 @@ def _row(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _column(values: list[Any], field: pa.Field, first_row: int) -> pa.Array:
     """Return the values as the field's type, each exactly as sent."""
-    check = _CHECKS.get(str(field.type), _integer)
+    check: Callable[[Any], Any] = _CHECKS.get(str(field.type), _integer)
     kinds = set(map(type, values))
     plain = _PLAIN.get(str(field.type), {int, type(None)})
     if not kinds <= plain:
@@ -74,15 +83,34 @@ def _column(values: list[Any], field: pa.Field, first_row: int) -> pa.Array:
             except (ValueError, OverflowError) as error:
                 raise BadEntry(f"row {first_row + number}, column {field.name!r}: {_shown(value)} {error}") from error
         values = checked
+    if pa.types.is_floating(field.type):
+        values = _floats(values, field, first_row)
     try:
-        array = pa.array(values, type=field.type, from_pandas=False)
+        return pa.array(values, type=field.type, from_pandas=False)
     except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError):
         raise _find_culprit(values, field, first_row) from None
-    if pa.types.is_floating(field.type) and int in kinds:
-        for number, value in enumerate(values):
-            if type(value) is int and array[number].as_py() != value:
-                raise BadEntry(f"row {first_row + number}, column {field.name!r}: {value} does not fit {field.type} exactly")
-    return array
+
+
+def _floats(values: list[Any], field: pa.Field, first_row: int) -> list[float | None]:
+    """Return the values as floats; whole numbers only where the type holds them exactly, and none that would become infinite."""
+    highest = 3.4028235677973366e38 if pa.types.is_float32(field.type) else math.inf
+    whole = 2**24 if pa.types.is_float32(field.type) else 2**53
+    floats: list[float | None] = []
+    for number, value in enumerate(values):
+        if value is None:
+            floats.append(None)
+            continue
+        try:
+            converted = float(value)
+        except OverflowError:
+            converted = math.inf
+        is_kept = type(value) is float or abs(value) <= whole or (whole > 2**24 and converted == value)
+        if type(value) is not _Constant and not (is_kept and abs(converted) < highest):
+            raise BadEntry(
+                f"row {first_row + number}, column {field.name!r}: {_shown(value)} does not fit {field.type} exactly"
+            )
+        floats.append(converted)
+    return floats
 
 
 def _find_culprit(values: list[Any], field: pa.Field, first_row: int) -> BadEntry:
@@ -103,7 +131,7 @@ def _integer(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    if type(value) in (int, float):
+    if type(value) in (int, float, _Constant):
         return value  # type: ignore[no-any-return]
     raise ValueError("is not a number")
 
@@ -160,8 +188,8 @@ _NONE = type(None)
 _PLAIN: dict[str, set[type]] = {
     "string": {str, _NONE},
     "bool": {bool, _NONE},
-    "double": {float, int, _NONE},
-    "float": {float, int, _NONE},
+    "double": {float, int, _Constant, _NONE},
+    "float": {float, int, _Constant, _NONE},
     "timestamp[ms]": {int, _NONE},
     "date32[day]": {_NONE},
 }

@@ -116,7 +116,7 @@ class Leadership:
 
     async def _keep_catalog(self) -> None:
         """Name the tables where nodes look for them; again and again, since Redis may have lost them."""
-        catalog = {name: json.dumps(spec.to_json()) for name, spec in self._specs.items()}
+        catalog: dict[Any, Any] = {name: json.dumps(spec.to_json()) for name, spec in self._specs.items()}
         while catalog:
             try:
                 await self._redis.hset(FleetKeys(self._settings.prefix).catalog, mapping=catalog)

@@ -33,6 +33,7 @@ BEAT_SECONDS = 1.0
 INLINE_BYTES = 1 << 16  # batches below this are validated on the event loop; larger ones in a thread
 RETRY_SECONDS = 0.2
 CATCH_UP_SECONDS = 5.0
+LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 
 
 @dataclass(slots=True)
@@ -100,6 +101,7 @@ class Sequencer:
         self._rejected_cap = rejected_cap
         self._beats = 0
         self._append_script = load_script(redis, "coordinator", "append.lua")
+        self._page_script = load_script(redis, "parallax.replica", "page.lua")
         self._take_script = load_script(redis, "coordinator", "take.lua")
 
     async def run(self) -> None:
@@ -179,10 +181,8 @@ class Sequencer:
                 deadline = time.monotonic() + CATCH_UP_SECONDS
 
     async def _true_top(self) -> Position:
-        if not await self._redis.exists(self._keys.log):
-            return ORIGIN
-        info = await self._redis.xinfo_stream(self._keys.log)
-        return Position.parse(info["last-generated-id"])
+        top, _ = await self._page_script(keys=[self._keys.log], args=[LAST_ID, 0])
+        return Position.parse(top) if top else ORIGIN
 
     async def _give_back(self, term: int, position: Position) -> Head:
         """The log is gone, but our state is not: make the log begin with it."""

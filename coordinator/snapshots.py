@@ -12,7 +12,7 @@ from parallax.replica.replica import Held, Replica
 from parallax.replica.snapshot import encode_snapshot
 from parallax.replication.position import ORIGIN, Position
 from parallax.replication.snapshot import Manifest
-from parallax.store import STORE_ERRORS, load_script, text
+from parallax.store import STORE_ERRORS, as_bytes, load_script, text
 
 log = logging.getLogger(__name__)
 
@@ -99,5 +99,5 @@ class Snapshots:
         body = await self._redis.hget(self._keys.manifest, "body")
         if not body:
             return []
-        old = Manifest.decode(body)
+        old = Manifest.decode(as_bytes(body))
         return [self._keys.chunk(old.snapshot, number) for number in range(old.chunks)]

@@ -1,12 +1,18 @@
 """Does an entry's data fit its table? Exactly what was sent comes out as Arrow, or a refusal that says what is wrong and where."""
 
+from datetime import date
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from coordinator.entry import Entry, Format
 from coordinator.json_rows import read_json_rows
 from parallax.errors import BadEntry
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+
+FIRST_DAY = (date.min - date(1970, 1, 1)).days
+LAST_DAY = (date.max - date(1970, 1, 1)).days
 
 
 def validate(entry: Entry, spec: TableSpec) -> list[pa.Table]:
@@ -62,14 +68,13 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if kind == field.type:
         return column
     if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
+        kind = kind.value_type
     if pa.types.is_null(kind) or _is_same_family(kind, field.type):
         try:
-            return column.cast(field.type, safe=True)
-        except pa.ArrowInvalid as error:
+            return column.cast(kind, safe=True).cast(field.type, safe=True)
+        except pa.ArrowException as error:
             raise BadEntry(f"column {field.name!r}: {_first_line(error)}") from error
-    raise BadEntry(f"column {field.name!r} is {kind}, but the table's is {field.type}; cast it before publishing")
+    raise BadEntry(f"column {field.name!r} is {column.type}, but the table's is {field.type}; cast it before publishing")
 
 
 def _is_same_family(given: pa.DataType, wanted: pa.DataType) -> bool:
@@ -104,6 +109,8 @@ def _check_rows(table: pa.Table, spec: TableSpec, op: Op) -> None:
     for field in table.schema:
         if pa.types.is_string(field.type):
             _check_text(table.column(field.name), field.name)
+        elif pa.types.is_date32(field.type):
+            _check_dates(table.column(field.name), field.name)
 
 
 def _check_text(column: pa.ChunkedArray, name: str) -> None:
@@ -114,6 +121,15 @@ def _check_text(column: pa.ChunkedArray, name: str) -> None:
             for row, value in enumerate(column.to_pylist()):
                 if value is not None and "\0" in value:
                     raise BadEntry(f"row {row}, column {name!r}: text with a NUL character, which Perspective cannot hold")
+
+
+def _check_dates(column: pa.ChunkedArray, name: str) -> None:
+    """Refuse dates beyond the years 1 to 9999, which the engine would wrap sooner or later."""
+    days = column.cast(pa.int32())
+    outside = pc.or_(pc.less(days, FIRST_DAY), pc.greater(days, LAST_DAY))
+    if pc.any(outside).as_py():
+        row = pc.index(outside, True).as_py()
+        raise BadEntry(f"row {row}, column {name!r}: a date outside the years 1 to 9999 (day {days[row]} since 1970)")
 
 
 def _first_line(error: BaseException) -> str:

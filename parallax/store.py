@@ -42,6 +42,11 @@ def load_script(client: "Redis", package: str, name: str) -> AsyncScript:
     return script
 
 
+def as_bytes(value: bytes | str) -> bytes:
+    """Return a Redis answer as bytes, which it is with our clients, whatever the library's types say."""
+    return value.encode() if isinstance(value, str) else value
+
+
 def text(value: Any) -> str:
     """Return a Redis answer as text."""
     return value.decode() if isinstance(value, bytes) else str(value)

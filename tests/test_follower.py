@@ -158,7 +158,9 @@ class Machine:
             self.now += 1.0
             self.feed(self.store.beat())
             self.feed(f.Ticked())
-        raise AssertionError(f"never came to the top: {self.follower.state} at {self.follower.position}, top {self.store.last}")
+        raise AssertionError(
+            f"never came to the top: {self.follower.state} at {self.follower.position}, top {self.store.last}"
+        )
 
 
 STEPS = st.lists(

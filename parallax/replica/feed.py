@@ -5,6 +5,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -131,12 +132,12 @@ class Feed:
             await asyncio.sleep(min(first * 2**attempt, longest) * (0.5 + random.random() / 2))
             attempt = min(attempt + 1, 10)
 
-    def _dispatch(self, message: dict[str, object]) -> None:
-        inbox = self._inboxes.get(message["channel"])  # type: ignore[call-overload]
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        inbox = self._inboxes.get(message["channel"])
         if inbox is None:
             return
         if message["type"] == "subscribe":
             inbox.put(None)
         elif message["type"] == "message":
             self.messages += 1
-            inbox.put(message["data"])  # type: ignore[arg-type]
+            inbox.put(message["data"])

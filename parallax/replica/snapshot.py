@@ -7,6 +7,7 @@ from parallax.errors import SnapshotUnusable
 from parallax.replica.digest import digest
 from parallax.replication.keys import TableKeys
 from parallax.replication.snapshot import Manifest
+from parallax.store import as_bytes
 
 CHUNK_BYTES = 1 << 20
 
@@ -25,7 +26,7 @@ async def read_snapshot(redis: "Redis", keys: TableKeys, manifest: Manifest) -> 
                 f"table {keys.table!r}: chunk {number} of the snapshot at {manifest.position} is gone; "
                 "a newer snapshot may have replaced it"
             )
-        data += chunk
+        data += as_bytes(chunk)
     return decode_snapshot(keys.table, manifest, bytes(data))
 
 

@@ -64,7 +64,7 @@ def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec
         except BadEntry as refusal:
             batch.refused.append((entry_id, str(refusal)))
             continue
-        except Exception as error:  # noqa: BLE001 - whatever one entry does to its reader, the table goes on
+        except Exception as error:
             log.exception("an entry could not be validated")
             batch.refused.append((entry_id, f"could not be validated ({type(error).__name__}: {error}); please report this"))
             continue

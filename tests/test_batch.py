@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from coordinator.batch import Batch, Limits, encode, make_batch, payloads
-from parallax.replication.record import Op
 from parallax.replication.spec import ARROW_TYPES, TableSpec
 from parallax.replication.window import Window
 

@@ -1,0 +1,262 @@
+"""The Lua scripts, each on the oldest Redis supported and on Valkey: what they refuse, and what one call does at once."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.lease import Lease
+from parallax.replication.keys import TableKeys
+from parallax.store import connect, load_script
+from tests.processes import RedisServer, until
+
+KEYS = TableKeys("test", "t")
+ALL = [KEYS.log, KEYS.ingest, KEYS.rejected, KEYS.manifest, KEYS.want, KEYS.verify]
+CHUNK = KEYS.chunk("s", 0)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+async def redis(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    from parallax.demo.ports import choose_ports
+
+    server = RedisServer(tmp_path, choose_ports({"redis": 0})["redis"], request.param)
+    server.start()
+    try:
+        await server.ready()
+        client = connect(server.url)
+        yield client
+        await client.aclose()
+    finally:
+        server.destroy()
+
+
+async def append(
+    redis: Any,
+    expected: str,
+    records: list[tuple[str, bytes]] = [],  # noqa: B006 - never changed
+    carried: list[bytes] = [],  # noqa: B006
+    refused: list[tuple[bytes, str]] = [],  # noqa: B006
+    manifest: tuple[str, str, list[str]] | None = None,
+) -> list[Any]:
+    arguments: list[Any] = [expected, KEYS.feed, "me:1", 3, len(records)]
+    for record in records:
+        arguments += record
+    arguments += [len(carried), *carried, len(refused)]
+    for refusal in refused:
+        arguments += refusal
+    arguments += ["", ""] if manifest is None else [manifest[0], manifest[1], len(manifest[2]), *manifest[2]]
+    answer: list[Any] = await load_script(redis, "coordinator", "append.lua")(keys=ALL, args=arguments)
+    return answer
+
+
+async def page(redis: Any, start: str, budget: int = 1 << 20) -> tuple[bytes, list[bytes]]:
+    top, entries = await load_script(redis, "parallax.replica", "page.lua")(keys=[KEYS.log], args=[start, budget])
+    return top, entries[::2]
+
+
+async def snap(redis: Any, position: str, chunks: list[str], old: list[str] = []) -> str:  # noqa: B006
+    script = load_script(redis, "coordinator", "snap.lua")
+    answer: bytes = await script(keys=[KEYS.manifest, KEYS.log, *chunks], args=[position, "body", 300, len(old), *old])
+    return answer.decode()
+
+
+async def fill(redis: Any, first: int, last: int) -> None:
+    for offset in range(first, last + 1):
+        top = f"7-{offset - 1}" if offset > 1 else "0-0"
+        assert (await append(redis, top, [(f"7-{offset}", b"r%d" % offset)]))[0] == b"yes"
+
+
+async def test_append_does_everything_in_one_call(redis: Any) -> None:
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(KEYS.feed)
+        assert (await pubsub.get_message(timeout=5))["type"] == "subscribe"
+        ids = [await redis.xadd(KEYS.ingest, {"data": str(number)}) for number in range(4)]
+        answer = await append(redis, "0-0", [("7-1", b"one"), ("7-2", b"two")], ids[:2], [(ids[2], "because")])
+        assert answer == [b"yes", b"7-2", 0, 0, b"none"]
+        assert await redis.xrange(KEYS.log) == [(b"7-1", {b"r": b"one"}), (b"7-2", {b"r": b"two"})]
+        assert [entry for entry, _ in await redis.xrange(KEYS.ingest)] == ids[3:]
+        ((_, rejected),) = await redis.xrange(KEYS.rejected)
+        assert rejected == {b"reason": b"because", b"entry": ids[2], b"data": b"2"}
+        assert [(await pubsub.get_message(timeout=5))["data"] for _ in range(2)] == [b"one", b"two"]
+
+
+async def test_append_to_another_top_changes_nothing(redis: Any) -> None:
+    await fill(redis, 1, 3)
+    entry = await redis.xadd(KEYS.ingest, {"data": "x"})
+    await redis.set(KEYS.want, "1")
+    before = await redis.xrange(KEYS.log)
+    for expected in ("0-0", "7-2", "7-4", "8-3"):
+        answer = await append(redis, expected, [("9-4", b"stale")], [entry], [(entry, "no")], ("9-4", "body", []))
+        assert answer[:2] == [b"no", b"7-3"]
+    assert await redis.xrange(KEYS.log) == before
+    assert await redis.xlen(KEYS.ingest) == 1
+    assert await redis.exists(KEYS.rejected, KEYS.manifest) == 0
+    assert await redis.exists(KEYS.want) == 1, "a refused call does not take what was meant for the leader"
+
+
+async def test_the_heartbeat_publishes_the_true_top_and_brings_what_is_asked(redis: Any) -> None:
+    await fill(redis, 1, 2)
+    await redis.set(KEYS.want, "1")
+    await redis.set(KEYS.verify, "1")
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(KEYS.feed)
+        await pubsub.get_message(timeout=5)
+        assert await append(redis, "7-2") == [b"yes", b"7-2", 1, 1, b"none"]
+        assert (await pubsub.get_message(timeout=5))["data"] == b"PH 7-2 me:1"
+        assert await append(redis, "7-2") == [b"yes", b"7-2", 0, 0, b"none"]
+
+
+async def test_refusals_alone_write_no_record(redis: Any) -> None:
+    await fill(redis, 1, 1)
+    ids = [await redis.xadd(KEYS.ingest, {"data": str(number)}) for number in range(5)]
+    assert (await append(redis, "7-1", refused=[(entry, "no") for entry in ids]))[:2] == [b"yes", b"7-1"]
+    assert await redis.xlen(KEYS.log) == 1
+    assert await redis.xlen(KEYS.ingest) == 0
+    assert await redis.xlen(KEYS.rejected) == 3, "the cap"
+
+
+async def test_thousands_of_entries_are_carried_in_one_call(redis: Any) -> None:
+    async with redis.pipeline(transaction=False) as pipe:
+        for number in range(5000):
+            pipe.xadd(KEYS.ingest, {"data": number})
+        ids = await pipe.execute()
+    assert (await append(redis, "0-0", [("7-1", b"all")], ids))[0] == b"yes"
+    assert await redis.xlen(KEYS.ingest) == 0
+
+
+async def test_append_works_when_redis_is_full(redis: Any) -> None:
+    entry = await redis.xadd(KEYS.ingest, {"data": "x" * 100})
+    await load_script(redis, "coordinator", "append.lua")(keys=ALL, args=["1-1", "f", "s", 1, 0, 0, 0, "", ""])
+    await redis.config_set("maxmemory", 1)
+    with pytest.raises(Exception, match="maxmemory"):
+        await redis.xadd(KEYS.ingest, {"data": "y"})
+    assert (await append(redis, "0-0", [("7-1", b"one")], [entry]))[0] == b"yes"
+    await redis.config_set("maxmemory", 0)
+
+
+async def test_a_page_is_inclusive_bounded_and_says_the_top(redis: Any) -> None:
+    assert await page(redis, "0-0") == (b"", [])
+    await fill(redis, 1, 60)
+    assert await page(redis, "7-58") == (b"7-60", [b"7-58", b"7-59", b"7-60"])
+    assert await page(redis, "7-3", 1) == (b"7-60", [b"7-3", b"7-4"])
+    assert await page(redis, "9-1") == (b"7-60", [])
+    top, ids = await page(redis, "0-0")
+    assert (top, len(ids), len(set(ids))) == (b"7-60", 60, 60)
+    await redis.xtrim(KEYS.log, maxlen=0)
+    assert await page(redis, "7-60") == (b"7-60", []), "a log trimmed to nothing still knows its top"
+
+
+async def test_take_reads_from_the_start_within_its_budget(redis: Any) -> None:
+    take = load_script(redis, "coordinator", "take.lua")
+    assert await take(keys=[KEYS.ingest], args=[10, 100]) == [[], 0]
+    ids = [await redis.xadd(KEYS.ingest, {"data": "x" * 50}) for _ in range(100)]
+    entries, backlog = await take(keys=[KEYS.ingest], args=[1000, 120])
+    assert ([entry for entry, _ in entries], backlog) == (ids[:2], 100)
+    entries, _ = await take(keys=[KEYS.ingest], args=[70, 1 << 20])
+    assert [entry for entry, _ in entries] == ids[:70]
+    entries, _ = await take(keys=[KEYS.ingest], args=[1000, 1])
+    assert len(entries) == 1, "one that is larger than the budget still comes"
+
+
+async def test_a_snapshot_is_published_only_if_it_can_be_used(redis: Any) -> None:
+    await fill(redis, 1, 20)
+    assert await snap(redis, "7-10", [CHUNK]) == "chunk"
+    await redis.set(CHUNK, "rows", ex=100)
+    assert await snap(redis, "7-99", [CHUNK]) == "log"
+    assert await snap(redis, "7-10", [CHUNK]) == "yes"
+    assert await redis.ttl(CHUNK) == -1, "chunks in use do not expire"
+    assert await redis.xlen(KEYS.log) == 20, "nothing is trimmed behind the first snapshot"
+    assert await snap(redis, "7-9", [CHUNK]) == "newer"
+    assert await snap(redis, "7-10", [CHUNK]) == "newer"
+    newer = KEYS.chunk("n", 0)
+    await redis.set(newer, "rows", ex=100)
+    assert await snap(redis, "7-15", [newer], [CHUNK]) == "yes"
+    assert 0 < await redis.ttl(CHUNK) <= 300, "replaced chunks live on for those who are reading them"
+    assert (await page(redis, "0-0"))[1][0] == b"7-10", "the record of the previous manifest stays"
+
+
+async def test_a_manifest_that_the_log_does_not_hold_can_be_replaced_by_any(redis: Any) -> None:
+    await fill(redis, 1, 3)
+    await redis.hset(KEYS.manifest, mapping={"position": "99-50", "body": "of another history"})
+    manifest = load_script(redis, "parallax.replica", "manifest.lua")
+    assert await manifest(keys=[KEYS.manifest, KEYS.log]) == [b"of another history", 0]
+    assert (await append(redis, "7-3"))[4] == b"unheld"
+    await redis.set(CHUNK, "rows", ex=100)
+    assert await snap(redis, "7-2", [CHUNK]) == "yes"
+    assert await redis.xlen(KEYS.log) == 3
+    assert await manifest(keys=[KEYS.manifest, KEYS.log]) == [b"body", 1]
+    assert (await append(redis, "7-3"))[4] == b"held"
+
+
+async def test_scripts_that_redis_forgot_are_loaded_again(redis: Any) -> None:
+    script = load_script(redis, "parallax.replica", "page.lua")
+    assert await script(keys=[KEYS.log], args=["0-0", 1]) == [b"", []]
+    await redis.script_flush()
+    assert await script(keys=[KEYS.log], args=["0-0", 1]) == [b"", []]
+
+
+class Clock:
+    """A monotonic clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_lease_is_taken_only_from_who_fell_silent(redis: Any) -> None:
+    clocks = Clock(), Clock()
+    first, second = (Lease(redis, "lease", owner, 3.0, clock) for owner, clock in zip("ab", clocks, strict=True))
+    assert await first.try_take()
+    assert not await second.try_take()
+    for _ in range(10):
+        for clock in clocks:
+            clock.now += 1.0
+        assert await first.renew()
+        assert not await second.try_take(), "a value that changes is a holder who lives"
+    clocks[1].now += 2.9
+    assert not await second.try_take()
+    clocks[1].now += 0.2
+    assert await second.try_take()
+    assert not await first.renew()
+    assert not first.is_held
+
+
+async def test_a_holder_stops_by_his_own_clock_from_the_start_of_his_renewal(redis: Any) -> None:
+    clock = Clock()
+    lease = Lease(redis, "lease", "a", 3.0, clock)
+    assert await lease.try_take()
+    clock.now += 2.9
+    assert lease.is_held
+    clock.now += 0.2
+    assert not lease.is_held
+
+
+async def test_a_released_lease_is_free_at_once(redis: Any) -> None:
+    first, second = Lease(redis, "lease", "a", 60.0), Lease(redis, "lease", "b", 60.0)
+    assert await first.try_take()
+    assert not await second.try_take()
+    await first.release()
+    assert await second.try_take()
+    await first.release()
+    assert await second.renew(), "who does not hold it cannot release it"
+
+
+async def test_a_renewal_whose_answer_was_lost_costs_nothing(redis: Any) -> None:
+    lease = Lease(redis, "lease", "a", 60.0)
+    assert await lease.try_take()
+    await redis.set("lease", "a:77:reached-redis-but-we-never-knew")
+    assert await lease.renew()
+    await redis.set("lease", "ab:1:somebody-else")
+    assert not await lease.renew()
+
+
+async def test_a_lease_is_found_free_when_redis_lost_it(redis: Any) -> None:
+    first, second = Lease(redis, "lease", "a", 60.0), Lease(redis, "lease", "b", 60.0)
+    assert await first.try_take()
+    await redis.delete("lease")
+    assert not await first.renew()
+    assert await second.try_take()
+    await until(second.renew, 1, "the new holder renews")

@@ -1,0 +1,428 @@
+"""Perspective, behind one typed facade: a table of the engine, and the lane in which everything that touches it runs.
+
+Each table has an engine server of its own, in deferred mode: what is applied is queued, and one poll makes it visible. A lane
+runs one job at a time, in order, on a thread of a shared pool; the event loop only ever waits. What the engine says meanwhile
+is collected in the lane and handed over, once for each job, after `version` was raised.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import perspective
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parallax.errors import EngineRefused
+from parallax.replication.record import Op
+from parallax.replication.spec import TableSpec
+from parallax.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+ENGINE_ERRORS = (perspective.PerspectiveError, pa.ArrowException, KeyError)
+"""What the engine, or reading a payload for it, can raise."""
+
+LAST_MSG_ID = 2**32 - 1
+"""The message id of requests that the facade itself sends: callers of `request` use lower ones."""
+
+
+class StaleGeneration(Exception):
+    """The table that a request was meant for is gone: it was dropped, or made anew with another shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the engine sent while it handled one request: encoded Responses, and the version they were computed at."""
+
+    frames: list[bytes]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears of a table: `on_frames` gets what subscriptions sent, `on_generation` that all views are gone."""
+
+    on_frames: Callable[[list[bytes]], None]
+    on_generation: Callable[[], None]
+
+
+class Engine:
+    """The engine of one process: the frame clock's setting, and the threads that the tables' lanes share."""
+
+    def __init__(self, *, frame_seconds: float, threads: int = 8) -> None:
+        self.frame_seconds = frame_seconds
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
+        self.tasks = Tasks()
+        self._tables: list[EngineTable] = []
+
+    def table(self, name: str) -> "EngineTable":
+        """Return a new table that holds nothing and has no spec until it is loaded."""
+        table = EngineTable(self, name)
+        self._tables.append(table)
+        return table
+
+    def forget(self, table: "EngineTable") -> None:
+        """Let go of a table that was closed."""
+        self._tables.remove(table)
+
+    async def close(self) -> None:
+        """Drop every table and end the threads."""
+        await self.tasks.close()
+        for table in tuple(self._tables):
+            await table.close()
+        self.executor.shutdown()
+
+
+class EngineTable:
+    """One table: written by its replica, read by the gateway.
+
+    Every method that awaits takes its turn in the lane. One that is cancelled while it waits does nothing; one that is
+    cancelled while it runs is completed all the same.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.name = name
+        self.spec: TableSpec | None = None
+        """None while there is no table."""
+        self.version = 0
+        """How many polls were completed; it is raised before anyone hears of one."""
+        self.generation = 0
+        """Raised when the table was dropped or made anew with another shape: every view of before is gone."""
+        self.rows = 0
+        """The table's size at the last poll."""
+        self.polls_seconds = 0.0
+        """How long all polls took together."""
+        self._engine = engine
+        self._lane = asyncio.Lock()
+        self._listeners: list[Listener] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        # The rest is touched in the lane only. Callbacks of the engine arrive in the thread that called it.
+        self._frames: list[bytes] = []
+        self._server = perspective.Server(on_poll_request=_ignore)
+        self._client = self._server.new_local_client()
+        self._session = self._server.new_session(self._frames.append)
+        self._table: Any = None
+        self._views: set[str] = set()  # by the ids that callers of `request` chose
+        self._queued: Op | None = None  # what the queue ends with, None if all is polled
+        self._polls = 0
+        self._polled_at = 0.0  # time.monotonic()
+        self._poll_seconds = 0.0  # how long the last poll took
+        self._broken: str | None = None  # a poll that failed: the contents are unknown until the next load
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    async def load(self, spec: TableSpec, data: pa.Table) -> None:
+        """Make the table hold exactly `data`, whose schema is `spec.arrow_schema`.
+
+        Views live on if the table had the same columns, index and limit; otherwise they are gone.
+
+        Raises:
+            EngineRefused: the engine would not take it; the contents are unknown until a load succeeds.
+        """
+        await self._in_lane(lambda: self._load(spec, data))
+
+    async def apply(self, operations: Sequence[tuple[Op, bytes]]) -> None:
+        """Apply updates, removes, replaces and clears, in order; readers see them at the next poll.
+
+        Raises:
+            EngineRefused: one was refused, those before it were applied.
+        """
+        try:
+            await self._in_lane(lambda: self._apply(operations))
+        finally:
+            self._schedule_poll()
+
+    async def alter(self, spec: TableSpec) -> None:
+        """Take over a spec whose columns, index and limit are those that the table has.
+
+        Raises:
+            EngineRefused: they are not; load such a table anew.
+        """
+        await self._in_lane(lambda: self._alter(spec))
+
+    async def flush(self) -> None:
+        """Make everything visible that was applied so far."""
+        await self._in_lane(self._poll)
+
+    async def drop(self) -> None:
+        """Delete the views, then the table."""
+        await self._in_lane(self._drop)
+
+    async def close(self) -> None:
+        """Drop the table, and leave nothing in the engine. Nothing may be called afterwards."""
+        if not self._closed:
+            await self._in_lane(self._close)
+            self._engine.forget(self)
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    async def export(self) -> pa.Table:
+        """Return all rows, what is queued included, in the types of `spec.arrow_schema`.
+
+        The order is canonical: an indexed table by key, any other oldest first.
+
+        Raises:
+            EngineRefused: there is no table, or its contents are unknown.
+        """
+        table: pa.Table = await self._in_lane(self._export)
+        return table
+
+    async def request(self, body: bytes, generation: int, *, opens: str | None = None, closes: str | None = None) -> Answers:
+        """Hand one encoded Request to the engine's only session.
+
+        All ids in it are the caller's: message ids unique among those that still may be answered, below `LAST_MSG_ID`, and
+        view ids that are said in `opens` and `closes`, so that dropping the table can delete the views first. What other
+        subscriptions say on this occasion is among the answers.
+
+        Raises:
+            StaleGeneration: the table is no longer of that generation.
+        """
+        answers: Answers = await self._in_lane(lambda: self._request(body, generation, opens, closes), is_request=True)
+        return answers
+
+    def add_listener(self, listener: Listener) -> None:
+        """Tell `listener`, on the event loop, what subscriptions say and when the views are gone."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Tell it no more."""
+        self._listeners.remove(listener)
+
+    # The lane -------------------------------------------------------------------------------------------------------
+
+    async def _in_lane(self, job: Callable[[], Any], *, is_request: bool = False) -> Any:
+        await self._lane.acquire()
+        if self._closed:
+            self._lane.release()
+            raise StaleGeneration
+        generation = self.generation
+        future = asyncio.get_running_loop().run_in_executor(self._engine.executor, self._run, job, is_request)
+
+        def hand_over(done: "asyncio.Future[tuple[Any, BaseException | None, list[bytes], int]]") -> None:
+            _, _, frames, polls = done.result()
+            self.version += polls
+            try:
+                for listener in tuple(self._listeners):
+                    if frames:
+                        listener.on_frames(frames)
+                    if generation != self.generation:
+                        listener.on_generation()
+            finally:
+                self._lane.release()
+
+        # Not in this coroutine: who waits here may be cancelled, and the lane is taken until the thread is done.
+        future.add_done_callback(hand_over)
+        value, error, _, _ = await asyncio.shield(future)
+        if error is not None:
+            raise error
+        return value
+
+    def _run(self, job: Callable[[], Any], is_request: bool) -> tuple[Any, BaseException | None, list[bytes], int]:
+        """Run a job in its thread; return what it gave or raised, what the engine said, and how many polls there were."""
+        polls = self._polls
+        value, error = None, None
+        try:
+            value = job()
+        except BaseException as raised:  # noqa: BLE001 - panics of the engine too; raised again where the job was asked for
+            error = raised
+        frames = [] if is_request else self._frames[:]
+        self._frames.clear()
+        return value, error, frames, self._polls - polls
+
+    def _schedule_poll(self) -> None:
+        """Poll at once after a quiet time, otherwise one frame after the last poll, and never more than half of the time."""
+        if self._queued is None or self._timer is not None or self._closed:
+            return
+        rest = max(self._engine.frame_seconds, self._poll_seconds)
+        due = max(0.0, self._polled_at + rest - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(due, self._poll_is_due)
+
+    def _poll_is_due(self) -> None:
+        self._timer = None
+        if self._queued is not None and not self._closed:
+            self._engine.tasks.start(self._in_lane(self._poll), name=f"poll of table {self.name}")
+
+    # In the lane ----------------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        if self._queued is None:
+            return
+        started = time.monotonic()
+        try:
+            self._server.poll()
+            self.rows = self._table.size()
+        except ENGINE_ERRORS as error:
+            self._broken = str(error)
+            raise EngineRefused(self.name, "poll", str(error)) from error
+        finally:
+            self._queued = None
+            self._polls += 1
+            self._polled_at = time.monotonic()
+            self._poll_seconds = self._polled_at - started
+            self.polls_seconds += self._poll_seconds
+
+    def _load(self, spec: TableSpec, data: pa.Table) -> None:
+        if self.spec is not None and not _same_shape(self.spec, spec):
+            self._drop()
+        try:
+            if self.spec is None:
+                # From Arrow, even of zero rows: a schema dict would make every "integer" an int32 that wraps silently.
+                kind = {"index": spec.index} if spec.index else {"limit": spec.limit} if spec.limit else {}
+                self._table = self._client.table(to_ipc(spec.arrow_schema.empty_table()), name=spec.name, **kind)
+                self.generation += 1
+            self.spec = spec
+            self._broken = None
+            # Never by creation: there a null does not overwrite.
+            self._replace(to_ipc(data))
+            self._poll()
+        except ENGINE_ERRORS as error:
+            self._broken = str(error)
+            raise EngineRefused(spec.name, "load", str(error)) from error
+
+    def _apply(self, operations: Sequence[tuple[Op, bytes]]) -> None:
+        self._check()
+        for op, payload in operations:
+            try:
+                match op:
+                    case Op.UPDATE:
+                        self._poll_unless(Op.UPDATE)
+                        self._table.update(payload)
+                        self._queued = Op.UPDATE
+                    case Op.REMOVE:
+                        self._poll_unless(Op.REMOVE)
+                        self._table.remove(payload)
+                        self._queued = Op.REMOVE
+                    case Op.REPLACE:
+                        self._replace(payload)
+                    case Op.CLEAR:
+                        self._replace(None)
+                    case _:
+                        raise EngineRefused(self.name, op, "it is not an operation on rows")
+            except ENGINE_ERRORS as error:
+                raise EngineRefused(self.name, op, str(error)) from error
+
+    def _poll_unless(self, op: Op) -> None:
+        """Poll unless the queue ends with the same operation.
+
+        The data would come out right in one poll, but a remove of an absent key misaligns the rows that follow it in the
+        queue, and grouped views then aggregate wrongly until they are deleted.
+        """
+        if self._queued not in (None, op):
+            self._poll()
+
+    def _replace(self, payload: bytes | None) -> None:
+        """Replace all rows; with None, by nothing."""
+        self._poll()  # a reset jumps ahead of what is queued
+        if self.spec is not None and self.spec.index is not None:
+            # The engine's own replace and clear leave filtered views with rows that are gone; a later remove of such a key
+            # ends the process. By difference it is also one step for readers, and cheaper.
+            self._replace_by_difference(self.spec, self.spec.index, payload)
+        else:
+            # Readers wait for the lane: they cannot see the moment in which there are no rows.
+            self._queued = Op.REPLACE
+            if payload is None:
+                self._table.clear()
+            else:
+                self._table.replace(payload)
+            self._poll()
+
+    def _replace_by_difference(self, spec: TableSpec, index: str, payload: bytes | None) -> None:
+        rows = spec.arrow_schema.empty_table() if payload is None else pa.ipc.open_stream(payload).read_all()
+        for field in spec.arrow_schema:
+            if field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        held = self._read(spec, [index])
+        gone = held.filter(pc.invert(pc.is_in(held[index], rows[index])))
+        if len(gone):
+            self._table.remove(to_ipc(gone))
+            self._queued = Op.REMOVE
+        if len(rows):
+            self._table.update(to_ipc(rows))  # present keys removed, others updated: safe in one poll
+            self._queued = Op.UPDATE
+
+    def _read(self, spec: TableSpec, columns: list[str]) -> pa.Table:
+        """Return columns of all rows that are polled, in a fresh view's order."""
+        view = self._table.view(columns=columns)
+        try:
+            read = pa.ipc.open_stream(view.to_arrow()).read_all()
+        finally:
+            view.delete()
+        return read.cast(pa.schema([spec.arrow_schema.field(name) for name in columns]))  # strings come as dictionaries
+
+    def _export(self) -> pa.Table:
+        spec = self._check()
+        self._poll()
+        try:
+            return self._read(spec, spec.columns)
+        except ENGINE_ERRORS as error:
+            raise EngineRefused(self.name, "export", str(error)) from error
+
+    def _alter(self, spec: TableSpec) -> None:
+        if not _same_shape(self._check(), spec):
+            raise EngineRefused(self.name, "alter", "columns, index and limit of a table cannot change in place")
+        self.spec = spec
+
+    def _request(self, body: bytes, generation: int, opens: str | None, closes: str | None) -> Answers:
+        if generation != self.generation or self.spec is None:
+            raise StaleGeneration
+        if opens is not None:
+            self._views.add(opens)
+        self._session.handle_request(body)
+        if closes is not None:
+            self._views.discard(closes)
+        return Answers(self._frames[:], self.version)
+
+    def _drop(self) -> None:
+        if self.spec is None:
+            return
+        try:
+            for view_id in self._views:
+                self._session.handle_request(_delete_view(view_id))
+            self._table.delete()
+        except ENGINE_ERRORS as error:
+            raise EngineRefused(self.name, "drop", str(error)) from error
+        finally:
+            self._frames.clear()  # farewells of views: on_generation says the same
+            self._views.clear()
+            self.spec, self._table, self._queued, self.rows = None, None, None, 0
+            self.generation += 1
+
+    def _close(self) -> None:
+        self._closed = True
+        self._drop()
+        self._session.close()
+
+    def _check(self) -> TableSpec:
+        if self.spec is None:
+            raise EngineRefused(self.name, "it", "there is no table")
+        if self._broken is not None:
+            raise EngineRefused(self.name, "it", f"an earlier poll failed: {self._broken}")
+        return self.spec
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """Return a table as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _same_shape(one: TableSpec, other: TableSpec) -> bool:
+    return (one.schema, one.index, one.limit) == (other.schema, other.index, other.limit)
+
+
+def _ignore(*_: object) -> None:
+    """Answer the engine's poll requests, which come after every request: the frame clock decides."""
+
+
+def _delete_view(view_id: str) -> bytes:
+    """Encode a ViewDelete (field 11): message id, entity id, empty body."""
+    name = view_id.encode()
+    return b"\x08\xff\xff\xff\xff\x0f\x12" + bytes([len(name)]) + name + b"\x5a\x00"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,7 @@ class Processes:
         os.close(self._pipe)
         if self._watcher is not None:
             await self._watcher.wait()
+            shutil.rmtree(self.directory, ignore_errors=True)  # the watcher has done so, unless somebody killed it
 
     async def start(
         self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, *, stop_seconds: float = 10.0

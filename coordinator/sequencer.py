@@ -87,9 +87,9 @@ class Sequencer:
         self.spec = spec
         self.counts = Counts()
         self.backlog = 0
-        self.is_leading = False
-        """Whether a `begin` of ours is in the log, nothing contradicted it since, and our own heartbeat came back."""
         self.top: Position | None = None
+        self._has_begun = False  # a `begin` of ours is in the log, and nothing contradicted it since
+        self._is_verify_asked = False
         self._keys = replica.keys
         self._redis = redis
         self._replica = replica
@@ -104,6 +104,11 @@ class Sequencer:
         self._page_script = load_script(redis, "parallax.replica", "page.lua")
         self._take_script = load_script(redis, "coordinator", "take.lua")
 
+    @property
+    def is_leading(self) -> bool:
+        """Say whether our `begin` is in the log, and our own heartbeat came back over the feed."""
+        return self._has_begun and (self._replica.sender_heard or "").startswith(f"{self._owner}:")
+
     async def run(self) -> None:
         """Lead this table until cancelled, or until the right to is lost.
 
@@ -117,10 +122,10 @@ class Sequencer:
                     await self._sequence(head)
                 except (*STORE_ERRORS, Forked) as error:
                     log.warning("table %s: %s; starting over", self._keys.table, error)
-                self.is_leading = False
+                self._has_begun = False
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
-            self.is_leading = False
+            self._has_begun = False
 
     # Start and recovery --------------------------------------------------------------------------------------------
 
@@ -143,7 +148,9 @@ class Sequencer:
             time_ms=int(time.time() * 1000),
         )
         answer = await self._append(top, [begin])
-        return self._started(answer, begin, window)
+        head = self._started(answer, begin, window)
+        self._snapshots.weigh(await self._redis.memory_usage(self._keys.log) or 0)
+        return head
 
     def _declared(self, held: TableSpec | None) -> TableSpec:
         """Return the spec to begin with: what the file declares, as far as rows that are there fit it."""
@@ -158,6 +165,7 @@ class Sequencer:
         if not answer.is_appended:
             self._fenced(answer, begin.position.term)
         self.counts.begins += 1
+        self._has_begun = True
         self.top = answer.top
         assert begin.spec is not None
         log.info("table %s: began term %d at %s", self._keys.table, begin.position.term, begin.position)
@@ -210,17 +218,17 @@ class Sequencer:
     async def _sequence(self, head: Head) -> None:
         beat_at = time.monotonic()
         verify_at = time.monotonic() + self._verify_seconds if self._verify_seconds else float("inf")
-        wants_verify = False
         while True:
             now = time.monotonic()
-            if wants_verify or now >= verify_at:
+            if self._is_verify_asked or now >= verify_at:
+                self._is_verify_asked, verify_at = False, now + (self._verify_seconds or float("inf"))
                 await self._advance(head, [self._record(head, Op.VERIFY, b"", 0, {}, 1)])
-                wants_verify, verify_at = False, now + (self._verify_seconds or float("inf"))
             if now >= beat_at:
-                answer = await self._beat(head)
-                wants_verify = answer.is_verify_asked
-                await self._care_for_snapshot(answer)
+                self._beats += 1
+                await self._advance(head, [])
                 beat_at = now + BEAT_SECONDS
+                if self._is_verify_asked:
+                    continue
             entries, self.backlog = await self._take()
             if not entries:
                 await self._wait(max(0.001, min(beat_at - time.monotonic(), BEAT_SECONDS)))
@@ -272,19 +280,8 @@ class Sequencer:
         if not answer.is_appended:
             self._fenced(answer, head.term)
         head.top = self.top = answer.top
-
-    async def _beat(self, head: Head) -> Answer:
-        self._beats += 1
-        answer = await self._append(head.top, [])
-        if not answer.is_appended:
-            self._fenced(answer, head.term)
-        heard = self._replica.sender_heard or ""
-        self.is_leading = heard.startswith(f"{self._owner}:")
-        return answer
-
-    async def _care_for_snapshot(self, answer: Answer) -> None:
-        is_due = self._snapshots.is_due()
-        if answer.is_wanted or answer.manifest != "held" or is_due:
+        self._is_verify_asked |= answer.is_verify_asked
+        if answer.is_wanted or answer.manifest != "held" or self._snapshots.is_due():
             self._snapshots.request()
 
     async def _append(

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from typing import Any
 
-from parallax.replica.engine import Engine
 from tornado.web import Application
 
 from coordinator.leadership import Leadership
@@ -12,11 +11,12 @@ from coordinator.lease import Lease
 from coordinator.settings import CoordinatorSettings
 from coordinator.tables import read_tables_file
 from parallax.http import Health, health_routes
-from parallax.process import listen, member_name
+from parallax.process import listen, member_name, or_stop
 from parallax.registry import Announcer
+from parallax.replica.engine import Engine
 from parallax.replica.replicas import Replicas
 from parallax.replication.keys import FleetKeys
-from parallax.store import connect
+from parallax.store import connect, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
 
@@ -71,6 +71,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     log.info("coordinator %s: internal port %d", name, settings.internal_port)
 
     try:
+        await or_stop(wait_for_redis(redis, settings.redis_url), stop)
         async with Tasks() as tasks:
             replicas.start()
             tasks.start(announcer.run(), name="registry")

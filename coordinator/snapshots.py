@@ -37,7 +37,7 @@ class Snapshots:
         self._script = load_script(redis, "coordinator", "snap.lua")
 
     def weigh(self, size: int) -> None:
-        """Note that the log grew by `size` bytes."""
+        """Note that the log grew by `size` bytes, or was found to be that large when we began to lead."""
         self._log_bytes += size
 
     def is_due(self) -> bool:

@@ -11,14 +11,14 @@ from node.gateway.handler import gateway_routes
 from node.pages import page_routes
 from node.settings import NodeSettings
 from parallax.http import Health, health_routes
-from parallax.process import listen, member_name
+from parallax.process import listen, member_name, or_stop
 from parallax.registry import Announcer
 from parallax.replica.engine import Engine
 from parallax.replica.replica import Replica
 from parallax.replica.replicas import Replicas
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys
-from parallax.store import connect
+from parallax.store import connect, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
 
@@ -33,7 +33,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     """
     name, boot = member_name(settings)
     keys = FleetKeys(settings.prefix)
-    is_draining = False
+    is_draining = was_ready = False
 
     # 1. Redis, the engine, the gateway.
     redis = connect(settings.redis_url)
@@ -53,7 +53,12 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     def unready() -> list[str]:
         if is_draining:
             return ["draining"]
-        return replicas.unready() if replicas.knows_catalog else ["the catalog of tables was not read yet"]
+        nonlocal was_ready
+        if was_ready:  # whatever befalls it later, a node serves what it has: no update must not become no reads
+            return []
+        reasons = replicas.unready() if replicas.knows_catalog else ["the catalog of tables was not read yet"]
+        was_ready = not reasons
+        return reasons
 
     def describe() -> dict[str, Any]:
         return {
@@ -85,6 +90,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     log.info("node %s: public port %d, internal port %d", name, settings.port, settings.internal_port)
 
     try:
+        await or_stop(wait_for_redis(redis, settings.redis_url), stop)
         async with Tasks() as tasks:
             replicas.start()
             tasks.start(announcer.run(), name="registry")

@@ -18,6 +18,7 @@ from tornado.web import Application
 
 from parallax.errors import ConfigurationError
 from parallax.settings import CommonSettings, load
+from parallax.tasks import Tasks
 
 S = TypeVar("S", bound=CommonSettings)
 
@@ -65,6 +66,16 @@ async def _until_told(settings: S, serve: Callable[[S, asyncio.Event], Coroutine
     await serve(settings, stop)
 
 
+async def or_stop(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Wait for `work` to end, or for `stop`, which cancels it; what it raises is raised here."""
+    async with Tasks() as tasks:
+        working = tasks.start(work, name="start")
+        stopping = tasks.start(stop.wait(), name="stop")
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+
+
 def _log_as(settings: CommonSettings) -> None:
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigurationError([f"PARALLAX_LOG_LEVEL={settings.log_level!r}: expected debug, info, warning or error"])
@@ -74,7 +85,7 @@ def _log_as(settings: CommonSettings) -> None:
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    logging.getLogger("tornado.access").setLevel(logging.CRITICAL)  # probes, and what viewers ask for in vain
 
 
 def member_name(settings: CommonSettings) -> tuple[str, str]:

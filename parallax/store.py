@@ -1,19 +1,23 @@
 """How Parallax talks to Redis: clients that never retry by themselves, and one Lua file for each operation."""
 
+import asyncio
+import logging
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+from parallax.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 STORE_ERRORS = (RedisError, OSError)
 """What a call to Redis raises when Redis is away, refuses, or answers an error."""
-CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError)
 
 TIMEOUT_SECONDS = 5.0
 
@@ -22,17 +26,56 @@ def connect(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> "Redis":
     """Return a client for `url` that raises at the first failure.
 
     The library's own retries would run an append twice and hold up a lease's renewal, so whoever calls decides.
+
+    Raises:
+        ConfigurationError: `url` is none that the client understands.
     """
-    client: Redis = Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=min(timeout_seconds, 2.0),
-        retry=Retry(NoBackoff(), 0),
-        retry_on_timeout=False,
-        protocol=2,
-        client_name="parallax",
-    )
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=min(timeout_seconds, 2.0),
+            retry=Retry(NoBackoff(), 0),
+            retry_on_timeout=False,
+            protocol=2,
+            client_name="parallax",
+        )
+    except ValueError as error:
+        raise ConfigurationError([f"PARALLAX_REDIS_URL: {error}"]) from error
     return client
+
+
+async def wait_for_redis(redis: "Redis", url: str) -> None:
+    """Wait until Redis answers, and say so while it does not.
+
+    Raises:
+        ConfigurationError: it answers, but will never serve us as it is set up.
+    """
+    has_complained = False
+    while True:
+        try:
+            info = await redis.info("server")
+            break
+        except (AuthenticationError, NoPermissionError) as error:
+            raise ConfigurationError([f"PARALLAX_REDIS_URL: {place(url)} refuses us: {error}"]) from error
+        except STORE_ERRORS as error:
+            if "NOAUTH" in str(error) or "WRONGPASS" in str(error):
+                raise ConfigurationError([f"PARALLAX_REDIS_URL: {place(url)} refuses us: {error}"]) from error
+            if not has_complained:
+                log.warning("Redis at %s does not answer (%s); waiting for it", place(url), error)
+                has_complained = True
+            await asyncio.sleep(0.5)
+    version = str(info.get("redis_version", "7.0"))
+    if int(version.partition(".")[0]) < 7:
+        raise ConfigurationError([f"PARALLAX_REDIS_URL: {place(url)} is Redis {version}; 7.0 or newer is needed"])
+    if has_complained:
+        log.info("Redis at %s answers", place(url))
+
+
+def place(url: str) -> str:
+    """Return a Redis URL without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def load_script(client: "Redis", package: str, name: str) -> AsyncScript:

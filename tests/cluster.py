@@ -251,8 +251,10 @@ class Cluster:
             view = await table.view()
             data = await view.to_arrow()
             await view.delete()
-        rows = pa.ipc.open_stream(data).read_all().cast(spec.arrow_schema).to_pylist()
-        return comparable_rows(rows, spec.columns)
+        found = pa.ipc.open_stream(data).read_all()
+        rows = found.select(spec.columns).cast(spec.arrow_schema)
+        assert found.num_columns == rows.num_columns, f"columns {found.column_names}"
+        return comparable_rows(rows.to_pylist(), spec.columns)
 
     def logs(self) -> str:
         """Return the ends of all processes' output."""

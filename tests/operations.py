@@ -59,7 +59,9 @@ class Mix:
     replace: float = 1
     clear: float = 0.4
     json: float = 0.5  # the share of operations written as JSON rows
+    ragged: float = 0.4  # the share of JSON operations whose rows differ in their columns
     null: float = 0.15  # the share of values that are null
+    steady: float = 0.4  # how often a batch has the columns of the one before it, so that the two may be merged
     burst: float = 0.04  # how often a burst on the same few keys begins
     largest_batch: int = 40
 
@@ -76,6 +78,7 @@ class Operations:
     _burst: list[Value] = field(init=False, default_factory=list)
     _burst_left: int = field(init=False, default=0)
     _number: int = field(init=False, default=0)
+    _last_columns: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.seed} {self.table.name}")
@@ -99,9 +102,11 @@ class Operations:
             columns = [str(self.table.index)]
             rows = [{columns[0]: self._key()} for _ in range(self._batch_size())]
         else:
-            columns = self._columns()
-            same_columns = not as_json or rng.random() < 0.5
-            rows = [self._row(columns if same_columns else self._columns(), as_json) for _ in range(self._batch_size())]
+            if not self._last_columns or rng.random() >= mix.steady:
+                self._last_columns = self._columns()
+            columns = self._last_columns
+            is_ragged = as_json and rng.random() < mix.ragged
+            rows = [self._row(self._columns() if is_ragged else columns, as_json) for _ in range(self._batch_size())]
         if as_json:
             return Operation(op, tuple(rows), "json", self._json(rows))
         batches = 3 if rng.random() < 0.1 else 1

@@ -157,7 +157,7 @@ class Processes:
             if child.failures >= TRIES:
                 self._fail(f"{how}, again and again; it said last:{child.last_lines()}")
                 return
-            said = "" if killed else f"; it said last:{child.last_lines()}"
+            said = f"; it said last:{child.last_lines()}" if child.failures == 1 else ""
             self._say(f"{how}{said}")
             await asyncio.sleep(RESTART_SECONDS)
             await self._spawn(child)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -42,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
 
 async def _demo(options: argparse.Namespace, programs: Programs) -> int:
     over = asyncio.Event()
+    # Tornado reports a readiness check that Ctrl-C cut off as an error; there is no other HTTP of ours here.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, _asked_to_end, over)
     async with Processes(_say, over) as processes, Tasks() as tasks:

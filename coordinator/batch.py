@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from coordinator.entry import Entry
-from coordinator.validate import validate
+from coordinator.validate import Rows, join, read, validate
 from parallax.errors import BadEntry
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
@@ -54,29 +54,56 @@ def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec
     is carried whole or refused whole. `window` is only read.
     """
     batch = Batch()
+    alike: list[tuple[bytes, Entry, Rows]] = []
+    waiting = 0  # rows in `alike`
+    seen: dict[str, int] = {}  # each producer's highest seq in here, refused or not
     for entry_id, parts in entries:
         try:
             entry = Entry.read(parts, spec)
-            if entry.producer is not None and _is_duplicate(entry.producer, entry.seq, window, batch):
-                batch.carried.append(entry_id)
-                continue
-            tables = validate(entry, spec)
-        except BadEntry as refusal:
-            batch.refused.append((entry_id, str(refusal)))
-            continue
+            if entry.producer is not None:
+                if window.is_duplicate(entry.producer, entry.seq) or entry.seq <= seen.get(entry.producer, -1):
+                    batch.carried.append(entry_id)
+                    continue
+                seen[entry.producer] = entry.seq
+            rows = read(entry)
         except Exception as error:
-            log.exception("an entry could not be validated")
-            batch.refused.append((entry_id, f"could not be validated ({type(error).__name__}: {error}); please report this"))
+            batch.refused.append((entry_id, _reason(error)))
             continue
-        batch.carried.append(entry_id)
-        if entry.producer is not None:
-            batch.producers[entry.producer] = entry.seq
-        _add(batch, entry.op, tables, spec, limits)
+        if alike and not (alike[-1][2].is_like(rows) and waiting + len(rows) <= limits.batch_rows):
+            _carry(batch, alike, spec, limits)
+            alike, waiting = [], 0
+        alike.append((entry_id, entry, rows))
+        waiting += len(rows)
+    _carry(batch, alike, spec, limits)
     return batch
 
 
-def _is_duplicate(producer: str, seq: int, window: Window, batch: Batch) -> bool:
-    return window.is_duplicate(producer, seq) or seq <= batch.producers.get(producer, -1)
+def _carry(batch: Batch, alike: list[tuple[bytes, Entry, Rows]], spec: TableSpec, limits: Limits) -> None:
+    """Validate entries that are alike together; if that fails, one by one, so that only the culprits are refused."""
+    if not alike:
+        return
+    try:
+        tables = validate(join([rows for _, _, rows in alike]), spec)
+    except Exception as error:
+        if len(alike) > 1:
+            for one in alike:
+                _carry(batch, [one], spec, limits)
+        else:
+            batch.refused.append((alike[0][0], _reason(error)))
+        return
+    _add(batch, alike[0][1].op, tables, spec, limits)
+    for entry_id, entry, _ in alike:
+        batch.carried.append(entry_id)
+        if entry.producer is not None:
+            batch.producers[entry.producer] = entry.seq
+
+
+def _reason(error: Exception) -> str:
+    """Return why an entry is refused. Whatever one entry does to its reader, the table goes on."""
+    if isinstance(error, BadEntry):
+        return str(error)
+    log.error("an entry could not be validated", exc_info=error)
+    return f"could not be validated ({type(error).__name__}: {error}); please report this"
 
 
 def _add(batch: Batch, op: Op, tables: list[pa.Table], spec: TableSpec, limits: Limits) -> None:

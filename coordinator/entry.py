@@ -1,6 +1,6 @@
 """What publishers write to ingest: one stream entry, its fields checked but its data not yet read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ from parallax.errors import BadEntry
 from parallax.replication.record import CHANGES, Op
 from parallax.replication.spec import TableSpec
 
-FIELDS = ("op", "format", "data", "producer", "seq")
+FIELDS = {b"op", b"format", b"data", b"producer", b"seq"}
 MAX_NAME_BYTES = 200
 
 
@@ -17,6 +17,10 @@ class Format(StrEnum):
 
     ARROW = "arrow"
     JSON = "json"
+
+
+OPS = {change.encode(): change for change in CHANGES}
+FORMATS = {known.encode(): known for known in Format}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,41 +40,40 @@ class Entry:
         Raises:
             BadEntry: a field is missing, unknown or not what it must be, or the table does not allow the operation.
         """
-        fields: dict[str, bytes] = {}
-        for name, value in zip(parts[::2], parts[1::2], strict=True):
-            word = name.decode("utf-8", "replace")
-            if word not in FIELDS:
-                raise BadEntry(f"unknown field {word[:80]!r}; known are {', '.join(FIELDS)}")
-            if word in fields:
-                raise BadEntry(f"field {word!r} is given twice")
-            fields[word] = value
-        op = _word("op", fields.get("op", b"update"), [str(change) for change in CHANGES])
-        if op in (Op.REMOVE,) and spec.index is None:
+        fields = dict(zip(parts[::2], parts[1::2], strict=True))
+        if not fields.keys() <= FIELDS:
+            unknown = min(fields.keys() - FIELDS)[:80].decode("utf-8", "replace")
+            raise BadEntry(f"unknown field {unknown!r}; known are {', '.join(sorted(map(bytes.decode, FIELDS)))}")
+        if 2 * len(fields) != len(parts):
+            names = list(parts[::2])
+            raise BadEntry(f"field {next(name for name in names if names.count(name) > 1).decode()!r} is given twice")
+        op = OPS.get(fields.get(b"op", b"update"))
+        if op is None:
+            raise BadEntry(_unknown("op", fields[b"op"], OPS))
+        if op is Op.REMOVE and spec.index is None:
             raise BadEntry(f"op remove needs a table with an index; {spec.name!r} has none")
-        producer, seq = _producer(fields)
-        if op == Op.CLEAR:
-            if fields.get("data"):
+        producer, seq = _producer(fields) if b"producer" in fields or b"seq" in fields else (None, 0)
+        if op is Op.CLEAR:
+            if fields.get(b"data"):
                 raise BadEntry("op clear takes no data; to put other rows in place of all, use op replace")
-            return cls(Op.CLEAR, None, b"", producer, seq)
-        if "data" not in fields:
+            return cls(op, None, b"", producer, seq)
+        if b"data" not in fields:
             raise BadEntry("field 'data' is missing")
-        chosen = _word("format", fields.get("format", b"json"), [str(known) for known in Format])
-        return cls(Op(op), Format(chosen), fields["data"], producer, seq)
+        chosen = FORMATS.get(fields.get(b"format", b"json"))
+        if chosen is None:
+            raise BadEntry(_unknown("format", fields[b"format"], FORMATS))
+        return cls(op, chosen, fields[b"data"], producer, seq)
 
 
-def _word(field: str, value: bytes, allowed: list[str]) -> str:
-    word = value.decode("utf-8", "replace")
-    if word not in allowed:
-        raise BadEntry(f"unknown {field} {word[:80]!r}; known are {', '.join(sorted(allowed))}")
-    return word
+def _unknown(field: str, value: bytes, known: Mapping[bytes, object]) -> str:
+    words = ", ".join(sorted(map(bytes.decode, known)))
+    return f"unknown {field} {value[:80].decode('utf-8', 'replace')!r}; known are {words}"
 
 
-def _producer(fields: dict[str, bytes]) -> tuple[str | None, int]:
-    if ("producer" in fields) != ("seq" in fields):
+def _producer(fields: Mapping[bytes, bytes]) -> tuple[str | None, int]:
+    if b"producer" not in fields or b"seq" not in fields:
         raise BadEntry("producer and seq go together: give both or neither")
-    if "producer" not in fields:
-        return None, 0
-    name, seq = fields["producer"], fields["seq"]
+    name, seq = fields[b"producer"], fields[b"seq"]
     if not 0 < len(name) <= MAX_NAME_BYTES:
         raise BadEntry(f"producer must be 1 to {MAX_NAME_BYTES} bytes long, not {len(name)}")
     if not seq.isdigit() or int(seq[:20]) >= 2**63 or len(seq) > 20:

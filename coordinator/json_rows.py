@@ -17,11 +17,14 @@ EPOCH_DAY = date(1970, 1, 1)
 MILLISECOND = timedelta(milliseconds=1)
 
 
-def read_json_rows(data: bytes, spec: TableSpec) -> list[pa.Table]:
-    """Return one table for each run of neighbouring rows that have the same columns.
+JsonRow = dict[str, Any]
+
+
+def read_json(data: bytes) -> list[JsonRow]:
+    """Return the rows that the text holds.
 
     Raises:
-        BadEntry: not JSON, not rows, or a value that its column cannot hold exactly; with the row and the column.
+        BadEntry: not JSON, or not rows.
     """
     try:
         rows = json.loads(data, object_pairs_hook=_row, parse_constant=_constant)
@@ -33,23 +36,34 @@ def read_json_rows(data: bytes, spec: TableSpec) -> list[pa.Table]:
         rows = [rows]
     if not isinstance(rows, list):
         raise BadEntry(f"data must be a list of rows or one row, not {type(rows).__name__}")
-    columns = set(spec.columns)
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise BadEntry(f'row {number} must be an object such as {{"column": value}}, not {_shown(row)}')
-        if not row.keys() <= columns:
-            unknown = next(key for key in row if key not in columns)
-            raise BadEntry(f"row {number}: unknown column {unknown[:80]!r}; the table has {', '.join(spec.columns)}")
+    return rows
+
+
+def fit_json(rows: list[JsonRow], spec: TableSpec) -> list[pa.Table]:
+    """Return one table for each run of neighbouring rows that have the same columns.
+
+    Raises:
+        BadEntry: a value that its column cannot hold exactly, or an unknown column; with the row and the column.
+    """
+    columns = set(spec.columns)
     tables = []
-    for names, run in groupby(enumerate(rows), key=lambda pair: pair[1].keys()):
-        numbered = list(run)
+    first = 0
+    for names, run in groupby(rows, key=dict.keys):
+        values = list(run)
+        if not names <= columns:
+            unknown = next(name for name in names if name not in columns)
+            raise BadEntry(f"row {first}: unknown column {unknown[:80]!r}; the table has {', '.join(spec.columns)}")
         fields = [field for field in spec.arrow_schema if field.name in names]
         if not fields:
             if spec.index is not None:
-                raise BadEntry(f"row {numbered[0][0]}: the index column {spec.index!r} is missing; each row needs it")
-            raise BadEntry(f"row {numbered[0][0]}: an empty object is no row; the table has {', '.join(spec.columns)}")
-        arrays = [_column([row[field.name] for _, row in numbered], field, numbered[0][0]) for field in fields]
+                raise BadEntry(f"row {first}: the index column {spec.index!r} is missing; each row needs it")
+            raise BadEntry(f"row {first}: an empty object is no row; the table has {', '.join(spec.columns)}")
+        arrays = [_column([row[field.name] for row in values], field, first) for field in fields]
         tables.append(pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
+        first += len(values)
     return tables
 
 

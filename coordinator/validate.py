@@ -1,12 +1,14 @@
 """Does an entry's data fit its table? Exactly what was sent comes out as Arrow, or a refusal that says what is wrong and where."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from coordinator.entry import Entry, Format
-from coordinator.json_rows import read_json_rows
+from coordinator.json_rows import JsonRow, fit_json, read_json
 from parallax.errors import BadEntry
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
@@ -15,8 +17,52 @@ FIRST_DAY = (date.min - date(1970, 1, 1)).days
 LAST_DAY = (date.max - date(1970, 1, 1)).days
 
 
-def validate(entry: Entry, spec: TableSpec) -> list[pa.Table]:
-    """Return an entry's rows as tables whose columns are a subset of the spec's, in the spec's order and types.
+@dataclass(slots=True)
+class Rows:
+    """What an entry's data holds, read but not yet held against the table: JSON rows, or an Arrow table.
+
+    Rows of neighbouring entries that are alike can be joined and checked together, which costs a fraction.
+    """
+
+    op: Op
+    json: list[JsonRow] | None
+    arrow: list[pa.Table]  # one, or several of one schema
+
+    def is_like(self, other: "Rows") -> bool:
+        """Say whether the two can be joined."""
+        if self.op is not Op.UPDATE or other.op is not Op.UPDATE or (self.json is None) != (other.json is None):
+            return False
+        return self.json is not None or bool(self.arrow[0].schema.equals(other.arrow[0].schema))
+
+    def __len__(self) -> int:
+        return len(self.json) if self.json is not None else sum(table.num_rows for table in self.arrow)
+
+
+def read(entry: Entry) -> Rows:
+    """Read an entry's data.
+
+    Raises:
+        BadEntry: it is not what its format says.
+    """
+    if entry.op is Op.CLEAR:
+        return Rows(entry.op, [], [])
+    if entry.format is Format.ARROW:
+        return Rows(entry.op, None, [_read_arrow(entry.data)])
+    return Rows(entry.op, read_json(entry.data), [])
+
+
+def join(alike: Sequence[Rows]) -> Rows:
+    """Return all rows in their order."""
+    first = alike[0]
+    if len(alike) == 1:
+        return first
+    if first.json is not None:
+        return Rows(first.op, [row for rows in alike for row in rows.json or ()], [])
+    return Rows(first.op, None, [table for rows in alike for table in rows.arrow])
+
+
+def validate(rows: Rows, spec: TableSpec) -> list[pa.Table]:
+    """Return the rows as tables whose columns are a subset of the spec's, in the spec's order and types.
 
     Arrow data gives one table; JSON rows give one for each run of rows that have the same columns, because a missing column
     keeps its value and a null overwrites it. For `remove` the only column is the index.
@@ -24,18 +70,19 @@ def validate(entry: Entry, spec: TableSpec) -> list[pa.Table]:
     Raises:
         BadEntry: what was sent does not fit.
     """
-    if entry.op is Op.CLEAR:
-        return []
-    tables = _read_arrow(entry.data) if entry.format is Format.ARROW else read_json_rows(entry.data, spec)
-    fitted = [_fit(table, spec) for table in tables]
+    if rows.json is not None:
+        fitted = fit_json(rows.json, spec)
+    else:
+        table = pa.concat_tables(rows.arrow) if len(rows.arrow) > 1 else rows.arrow[0]
+        fitted = [_fit(table, spec)]
     for table in fitted:
-        _check_rows(table, spec, entry.op)
-    if entry.op is Op.REMOVE:
+        _check_rows(table, spec, rows.op)
+    if rows.op is Op.REMOVE:
         fitted = [table.select([spec.index]) for table in fitted]
     return [table for table in fitted if table.num_rows]
 
 
-def _read_arrow(data: bytes) -> list[pa.Table]:
+def _read_arrow(data: bytes) -> pa.Table:
     try:
         reader = pa.ipc.open_file(data) if data.startswith(b"ARROW1") else pa.ipc.open_stream(data)
         with reader:
@@ -43,7 +90,7 @@ def _read_arrow(data: bytes) -> list[pa.Table]:
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise BadEntry(f"data is not a readable Arrow IPC stream or file: {_first_line(error)}") from error
-    return [table]
+    return table
 
 
 def _fit(table: pa.Table, spec: TableSpec) -> pa.Table:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import pyarrow as pa
@@ -37,7 +38,7 @@ Writes = Literal["deny", "forward"]
 _KEYS = {"schema", "index", "limit", "max_rows", "max_bytes", "writes"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TableSpec:
     """The declaration of one table.
 
@@ -53,12 +54,12 @@ class TableSpec:
     max_bytes: int | None = None
     writes: Writes = "deny"
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """The column names, in order."""
         return [name for name, _ in self.schema]
 
-    @property
+    @cached_property
     def arrow_schema(self) -> pa.Schema:
         """The Arrow schema that carries this table exactly."""
         return pa.schema([pa.field(name, ARROW_TYPES[word]) for name, word in self.schema])

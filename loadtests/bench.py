@@ -1,0 +1,159 @@
+"""`make bench`: the first figures of the whole path, each beside the raw engine in the same run.
+
+    python -m loadtests.bench [--rounds 3] [--seconds-per-case 3]
+
+Rows a second: one publisher writes batches of 1, 100 and 10,000 rows to ingest; the clock stops when all of three nodes show the
+last row. The rival is `Table.update` of a stock Perspective server with the very same Arrow bytes, in a process of its own.
+Latency: one row is written while all is idle; the clock stops when a Perspective client on a node has fetched it.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import perspective
+import pyarrow as pa
+
+from parallax.replication.spec import TableSpec
+from tests.cluster import Cluster
+
+SPEC = TableSpec.declare(
+    "bench",
+    {"schema": {"id": "int64", "symbol": "string", "price": "float", "size": "integer", "at": "datetime"}, "index": "id"},
+)
+KEYS = 100_000
+"""Rows that the table holds; every update hits rows that are there."""
+CASES = {1: 6_000, 100: 200_000, 10_000: 2_000_000}
+"""Batch size: rows published in one measurement."""
+
+
+def batches(size: int, rows: int) -> list[bytes]:
+    """Return encoded updates of `size` rows, `rows` in all; keys go round the table."""
+    made: list[bytes] = []
+    for start in range(0, rows, size):
+        ids = [(start + number) % KEYS for number in range(size)]
+        made.append(encode(ids, start))
+    return made
+
+
+def encode(ids: Sequence[int], mark: int) -> bytes:
+    """Return one update as an Arrow IPC stream."""
+    table = pa.table(
+        {
+            "id": pa.array(ids, pa.int64()),
+            "symbol": pa.array([f"S{key % 500}" for key in ids]),
+            "price": pa.array([key * 0.25 + mark for key in ids], pa.float64()),
+            "size": pa.array([(key + mark) % 1000 for key in ids], pa.int32()),
+            "at": pa.array([1_700_000_000_000 + mark + key for key in ids], pa.timestamp("ms")),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def raw_engine(size: int, rows: int) -> float:
+    """Return the rows a second of `Table.update` of a stock server, in this process."""
+    server = perspective.Server()
+    client = server.new_local_client()
+    table = client.table(encode(range(KEYS), 0), name="bench", index="id")
+    updates = batches(size, rows)
+    started = time.perf_counter()
+    for update in updates:
+        table.update(update)
+    table.size()
+    return rows / (time.perf_counter() - started)
+
+
+async def whole_path(cluster: Cluster, size: int, rows: int) -> float:
+    """Return the rows a second from the first XADD until every node holds the last record."""
+    updates = batches(size, rows)
+    window = max(1, 2_000_000 // len(updates[0]))  # what one round trip carries: about 2 MB
+    before = (await cluster.status(await cluster.leader()))["sequencing"]["bench"]["rows"]
+    started = time.perf_counter()
+    for first in range(0, len(updates), window):
+        async with cluster.redis.pipeline(transaction=False) as pipe:
+            for update in updates[first : first + window]:
+                pipe.xadd("parallax:{bench}:in", {"op": "update", "format": "arrow", "data": update})
+            await pipe.execute()
+    leader = await cluster.leader()
+    while (await cluster.status(leader))["sequencing"]["bench"]["rows"] - before < rows:
+        await asyncio.sleep(0.005)
+    top = await cluster.top("bench")
+    for name in (name for name in cluster.running if name.startswith("node")):
+        while (await cluster.status(name))["tables"]["bench"]["position"] != top:
+            await asyncio.sleep(0.005)
+    return rows / (time.perf_counter() - started)
+
+
+async def latencies(cluster: Cluster, count: int) -> list[float]:
+    """Return milliseconds from XADD until a client that was notified has read the row, one at a time, idle between."""
+    found: list[float] = []
+    async with cluster.viewer("node-1") as client:
+        table = await client.open_table("bench")
+        view = await table.view(columns=["id", "size"], filter=[["id", "==", 7]])
+        arrived: asyncio.Queue[None] = asyncio.Queue()
+
+        async def on_update(*_: object) -> None:
+            arrived.put_nowait(None)
+
+        await view.on_update(on_update)
+        for number in range(count):
+            await asyncio.sleep(0.15)
+            started = time.perf_counter()
+            await cluster.publish("bench", format="arrow", data=encode([7], 100_000 + number))
+            await arrived.get()
+            rows = await view.to_columns()
+            assert rows["size"] == [(7 + 100_000 + number) % 1000]
+            found.append((time.perf_counter() - started) * 1000)
+        await view.delete()
+    return found
+
+
+async def measure(rounds: int) -> dict[str, object]:
+    """Run everything, the two rivals in turn, and return the medians."""
+    results: dict[str, object] = {}
+    with tempfile.TemporaryDirectory(prefix="parallax-bench-") as directory:
+        cluster = Cluster(Path(directory), [SPEC], nodes=3, settings={"FRAME_MS": "50", "LOG_LEVEL": "warning"})
+        try:
+            await cluster.start()
+            await cluster.publish("bench", op="replace", format="arrow", data=encode(range(KEYS), 0))
+            context = multiprocessing.get_context("spawn")
+            for size, rows in CASES.items():
+                path, raw = [], []
+                for _ in range(rounds):
+                    path.append(await whole_path(cluster, size, rows))
+                    with context.Pool(1) as pool:
+                        raw.append(await asyncio.to_thread(pool.apply, raw_engine, (size, rows)))
+                ratio = statistics.median(mine / theirs for mine, theirs in zip(path, raw, strict=True))
+                results[f"batches of {size}"] = {
+                    "path_rows_per_second": round(statistics.median(path)),
+                    "raw_engine_rows_per_second": round(statistics.median(raw)),
+                    "ratio": round(ratio, 3),
+                }
+                print(f"batches of {size:>6}: {json.dumps(results[f'batches of {size}'])}", flush=True)
+            delays = sorted(await latencies(cluster, 60))
+            results["idle_latency_ms"] = {"median": round(statistics.median(delays), 1), "worst": round(delays[-1], 1)}
+            print(f"publish to visible, idle: {json.dumps(results['idle_latency_ms'])}", flush=True)
+        finally:
+            await cluster.close()
+    return results
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured; the median counts")
+    arguments = parser.parse_args()
+    asyncio.run(measure(arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()

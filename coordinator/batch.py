@@ -66,7 +66,7 @@ def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec
                     continue
                 seen[entry.producer] = entry.seq
             rows = read(entry)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one entry's effect on its reader must not stop the table
             batch.refused.append((entry_id, _reason(error)))
             continue
         if alike and not (alike[-1][2].is_like(rows) and waiting + len(rows) <= limits.batch_rows):
@@ -84,7 +84,7 @@ def _carry(batch: Batch, alike: list[tuple[bytes, Entry, Rows]], spec: TableSpec
         return
     try:
         tables = validate(join([rows for _, _, rows in alike]), spec)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as above
         if len(alike) > 1:
             for one in alike:
                 _carry(batch, [one], spec, limits)

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from parallax.replication.spec import TableSpec
 from tests.cluster import Cluster
+from tests.processes import until
 
 SPEC = TableSpec.declare(
     "bench",
@@ -84,12 +85,18 @@ async def whole_path(cluster: Cluster, size: int, rows: int) -> float:
                 pipe.xadd("parallax:{bench}:in", {"op": "update", "format": "arrow", "data": update})
             await pipe.execute()
     leader = await cluster.leader()
-    while (await cluster.status(leader))["sequencing"]["bench"]["rows"] - before < rows:
-        await asyncio.sleep(0.005)
+
+    async def is_sequenced() -> bool:
+        return bool((await cluster.status(leader))["sequencing"]["bench"]["rows"] - before >= rows)
+
+    await until(is_sequenced, 120, "all rows are sequenced")
     top = await cluster.top("bench")
-    for name in (name for name in cluster.running if name.startswith("node")):
-        while (await cluster.status(name))["tables"]["bench"]["position"] != top:
-            await asyncio.sleep(0.005)
+
+    async def is_everywhere() -> bool:
+        nodes = [name for name in cluster.running if name.startswith("node")]
+        return all([(await cluster.status(name))["tables"]["bench"]["position"] == top for name in nodes])
+
+    await until(is_everywhere, 120, "all nodes are at the top")
     return rows / (time.perf_counter() - started)
 
 

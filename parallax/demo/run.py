@@ -63,7 +63,7 @@ async def _run(options: argparse.Namespace, programs: Programs, processes: Proce
     """Start everything and let it run until cancelled; with `--for`, judge after that time what came of it."""
     _say("Starting Redis, coordinators, nodes and the load balancer ...")
     fleet = await start_fleet(processes, programs, port=options.port, nodes=options.nodes)
-    if fleet.ports["balancer"] != options.port:
+    if options.port and fleet.ports["balancer"] != options.port:
         _say(f"Port {options.port} is taken; the load balancer is on {fleet.ports['balancer']}.")
     why = await wait_ready(fleet)
     if why:

@@ -24,21 +24,27 @@ class Verdict:
 
 
 async def judge(
-    redis_url: str, prefix: str, tables: Collection[str], expected: Collection[str], published: Published, seconds: float
+    redis_url: str,
+    prefix: str,
+    tables: Collection[str],
+    expected: Collection[str],
+    published: Published,
+    seconds: float,
+    settle_seconds: float = SETTLE_SECONDS,
 ) -> Verdict:
-    """Wait until everything published has arrived everywhere, at most `SETTLE_SECONDS`, then compare all replicas.
+    """Wait until everything published has arrived everywhere, then compare all replicas; each takes `settle_seconds` at most.
 
     `expected` names the members (nodes and coordinators) that must be there; `seconds` is how long was published.
 
     Raises:
         one of parallax.store.STORE_ERRORS: Redis could not be asked.
     """
-    deadline = time.monotonic() + SETTLE_SECONDS
+    deadline = time.monotonic() + settle_seconds
     waiting, refused = await _backlog(redis_url, prefix, tables)
     while (waiting or not _settled(await fleet(redis_url, prefix), tables)) and time.monotonic() < deadline:
         await asyncio.sleep(0.2)
         waiting, refused = await _backlog(redis_url, prefix, tables)
-    members = await verify(redis_url, prefix, list(tables), seconds=SETTLE_SECONDS)
+    members = await verify(redis_url, prefix, list(tables), seconds=settle_seconds)
 
     problems = disagreements(members, list(tables))
     missing = sorted(set(expected) - {member["id"] for member in members})

@@ -2,13 +2,15 @@
 -- The only writer of a log. In one call: compare the top, append, take what was carried out of ingest, move what was refused, publish.
 -- Without records and refusals it is the heartbeat: the same comparison, then the true top is published.
 --
--- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify
+-- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs
 -- ARGV: 1 expected top, 2 feed channel, 3 sender, 4 cap of rejected,
 --       5 n, then n pairs (id, record)
 --       then m, m ingest ids that these records carry
 --       then k, k pairs (ingest id, reason) of refused entries
---       then manifest position and body to set ('' and '': none), c, c names of its chunks (made permanent)
--- Answers {'yes' or 'no', true top, 1 if somebody wants a snapshot, 1 if somebody asks for a verify,
+--       then b, b groups (position, "name count" as kept in blobs, c, c names of chunks) of payloads beside the log
+--       then manifest position and body to set ('' and '': none), c, c names of its chunks
+-- Chunks that are referred to are made permanent; if one is gone, nothing is done.
+-- Answers {'yes', 'no' (the top is another) or 'chunk' (one is gone), true top, 1 if somebody wants a snapshot, 1 if somebody asks for a verify,
 --          'held', 'unheld' or 'none': whether a manifest is there and the log holds its position}
 local log, ingest, rejected, manifest = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
@@ -32,23 +34,48 @@ local function count()
   return n
 end
 
+-- Read everything before anything is written: a script that fails half-way is not undone.
 local records = {}
-for _ = 1, count() do
-  redis.call('XADD', log, ARGV[at], 'r', ARGV[at + 1])
-  top = ARGV[at]
-  records[#records + 1] = ARGV[at + 1]
+for i = 1, count() do
+  records[i] = {ARGV[at], ARGV[at + 1]}
   at = at + 2
 end
-
 local done = {}
-for _ = 1, count() do
-  done[#done + 1] = ARGV[at]
+for i = 1, count() do
+  done[i] = ARGV[at]
   at = at + 1
 end
-
-for _ = 1, count() do
-  local id, reason = ARGV[at], ARGV[at + 1]
+local refused = {}
+for i = 1, count() do
+  refused[i] = {ARGV[at], ARGV[at + 1]}
   at = at + 2
+end
+local chunks = {}
+local function read_chunks()
+  for _ = 1, count() do
+    if redis.call('EXISTS', ARGV[at]) == 0 then return false end
+    chunks[#chunks + 1] = ARGV[at]
+    at = at + 1
+  end
+  return true
+end
+local blobs = {}
+for i = 1, count() do
+  blobs[i] = {ARGV[at], ARGV[at + 1]}
+  at = at + 2
+  if not read_chunks() then return {'chunk', top, 0, 0, ''} end
+end
+local position, body = ARGV[at], ARGV[at + 1]
+at = at + 2
+if position ~= '' and not read_chunks() then return {'chunk', top, 0, 0, ''} end
+
+for _, record in ipairs(records) do
+  redis.call('XADD', log, record[1], 'r', record[2])
+  top = record[1]
+end
+
+for _, refusal in ipairs(refused) do
+  local id, reason = refusal[1], refusal[2]
   local entry = redis.call('XRANGE', ingest, id, id)[1]
   if entry then
     local fields = {'reason', reason, 'entry', id}
@@ -62,19 +89,15 @@ for first = 1, #done, 1000 do
   redis.call('XDEL', ingest, unpack(done, first, math.min(first + 999, #done)))
 end
 
-local position, body = ARGV[at], ARGV[at + 1]
-at = at + 2
+for _, chunk in ipairs(chunks) do redis.call('PERSIST', chunk) end
+for _, blob in ipairs(blobs) do redis.call('HSET', KEYS[7], blob[1], blob[2]) end
 if position ~= '' then
-  for _ = 1, count() do
-    redis.call('PERSIST', ARGV[at])
-    at = at + 1
-  end
   redis.call('DEL', manifest)
   redis.call('HSET', manifest, 'position', position, 'body', body)
 end
 
 for _, record in ipairs(records) do
-  redis.call('PUBLISH', ARGV[2], record)
+  redis.call('PUBLISH', ARGV[2], record[2])
 end
 if #records == 0 and #done == 0 then
   redis.call('PUBLISH', ARGV[2], 'PH ' .. top .. ' ' .. ARGV[3])

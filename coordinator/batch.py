@@ -23,7 +23,7 @@ class Limits:
     batch_rows: int = 100_000
     batch_bytes: int = 4 << 20
     batch_entries: int = 5_000
-    inline_max: int = 1 << 20  # an update's payload above this is cut into several records
+    inline_max: int = 1 << 20  # neighbours are merged up to this payload; what is larger by itself is stored beside the log
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec
     """
     batch = Batch()
     alike: list[tuple[bytes, Entry, Rows]] = []
-    waiting = 0  # rows in `alike`
+    waiting = size = 0  # rows and bytes in `alike`
     seen: dict[str, int] = {}  # each producer's highest seq in here, refused or not
     for entry_id, parts in entries:
         try:
@@ -69,11 +69,12 @@ def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec
         except Exception as error:  # noqa: BLE001 - one entry's effect on its reader must not stop the table
             batch.refused.append((entry_id, _reason(error)))
             continue
-        if alike and not (alike[-1][2].is_like(rows) and waiting + len(rows) <= limits.batch_rows):
-            _carry(batch, alike, spec, limits)
-            alike, waiting = [], 0
-        alike.append((entry_id, entry, rows))
         waiting += len(rows)
+        size += len(entry.data)
+        if alike and not (alike[-1][2].is_like(rows) and waiting <= limits.batch_rows and size <= limits.inline_max):
+            _carry(batch, alike, spec, limits)
+            alike, waiting, size = [], len(rows), len(entry.data)
+        alike.append((entry_id, entry, rows))
     _carry(batch, alike, spec, limits)
     return batch
 
@@ -132,17 +133,11 @@ def _add(batch: Batch, op: Op, tables: list[pa.Table], spec: TableSpec, limits: 
             op = Op.UPDATE  # further rows of the same entry add to those that took the table's place
 
 
-def payloads(change: Change, limits: Limits) -> list[tuple[Op, bytes, int]]:
-    """Return the records that a change becomes, as (op, Arrow IPC stream, rows); one, unless an update is very large."""
+def payload(change: Change) -> bytes:
+    """Return a change's rows as an Arrow IPC stream; nothing if it has none."""
     if not change.tables:
-        return [(change.op, b"", 0)]
-    table = pa.concat_tables(change.tables) if len(change.tables) > 1 else change.tables[0]
-    data = encode(table)
-    if change.op is not Op.UPDATE or len(data) <= limits.inline_max or table.num_rows == 1:
-        return [(change.op, data, table.num_rows)]
-    step = max(1, table.num_rows * limits.inline_max // len(data))
-    slices = [table.slice(start, step) for start in range(0, table.num_rows, step)]
-    return [(change.op, encode(piece), piece.num_rows) for piece in slices]
+        return b""
+    return encode(pa.concat_tables(change.tables) if len(change.tables) > 1 else change.tables[0])
 
 
 def encode(table: pa.Table) -> bytes:

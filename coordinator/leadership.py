@@ -9,7 +9,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from coordinator.batch import Limits
+from coordinator.history import History
 from coordinator.lease import Lease
+from coordinator.log import Log
 from coordinator.sequencer import Sequencer
 from coordinator.settings import CoordinatorSettings
 from coordinator.snapshots import Snapshots
@@ -89,16 +91,11 @@ class Leadership:
         replica = self._replicas.ensure(spec.name)
         snapshots = Snapshots(self._redis, replica, settings.snapshot_min_bytes)
         limits = Limits(settings.batch_rows, settings.batch_bytes, settings.batch_entries, settings.inline_max)
+        owner = self._lease.owner
+        table_log = Log(self._redis, replica.keys, owner, inline_max=settings.inline_max, rejected_max=settings.rejected_max)
+        history = History(table_log, replica, snapshots, self.confirm)
         sequencer = Sequencer(
-            self._redis,
-            replica,
-            spec,
-            snapshots,
-            self._lease.owner,
-            self.confirm,
-            limits,
-            verify_seconds=settings.verify_seconds,
-            rejected_cap=settings.rejected_max,
+            self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds
         )
         self.sequencers[spec.name] = sequencer
         tasks.start(sequencer.run(), name=f"sequencer {spec.name}")

@@ -15,7 +15,9 @@ class CoordinatorSettings(CommonSettings):
     batch_rows: int = setting(100_000, "Most rows that are merged into one record", low=1)
     batch_bytes: int = setting(4 << 20, "Bytes of ingest that are looked at in one go", low=1024)
     batch_entries: int = setting(5_000, "Entries of ingest that are looked at in one go", low=1, high=100_000)
-    inline_max: int = setting(1 << 20, "Bytes of payload above which an update is cut into several records", low=1024)
+    inline_max: int = setting(
+        1 << 20, "Bytes of payload above which it is stored beside the log instead of travelling on the feed", low=1024
+    )
     snapshot_min_bytes: int = setting(32 << 20, "Bytes of log that must gather before a snapshot is taken", low=1024)
     verify_seconds: float = setting(0.0, "How often every replica's digest is compared (s); 0: only on demand", low=0)
     rejected_max: int = setting(1_000, "Refused entries that are kept for each table", low=1)

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import secrets
 
 import pyarrow as pa
 from redis.asyncio import Redis
 
+from parallax.replica.chunks import UNPUBLISHED_SECONDS, write_chunks
 from parallax.replica.digest import digest
 from parallax.replica.replica import Held, Replica
 from parallax.replica.snapshot import encode_snapshot
@@ -17,8 +17,6 @@ from parallax.store import STORE_ERRORS, as_bytes, load_script, text
 log = logging.getLogger(__name__)
 
 MIN_LOG_BYTES = 32 << 20
-CHUNK_SECONDS = 300
-"""How long unpublished chunks, and chunks that a newer snapshot replaced, live on."""
 PAUSE_SECONDS = 2.0
 
 
@@ -66,10 +64,17 @@ class Snapshots:
             return
         old = await self._old_chunks()
         manifest = await self.write(held, rows, at=held.position)
-        chunks = [self._keys.chunk(manifest.snapshot, number) for number in range(manifest.chunks)]
+        chunks = self._keys.chunks(manifest.snapshot, manifest.chunks)
         answer = await self._script(
-            keys=[self._keys.manifest, self._keys.log, *chunks],
-            args=[str(manifest.position), manifest.encode(), CHUNK_SECONDS, len(old), *old],
+            keys=[self._keys.manifest, self._keys.log, self._keys.blobs, *chunks],
+            args=[
+                str(manifest.position),
+                manifest.encode(),
+                UNPUBLISHED_SECONDS,
+                self._keys.chunk_prefix,
+                len(old),
+                *old,
+            ],
         )
         if text(answer) != "yes":
             log.info("table %s: the snapshot at %s was not taken: %s", self._keys.table, held.position, text(answer))
@@ -85,19 +90,24 @@ class Snapshots:
             manifest.size_bytes,
         )
 
+    async def discard(self, dropped_at: Position) -> None:
+        """Take back the snapshot of a dropped table, and trim its log to the last record."""
+        old = await self._old_chunks()
+        for chunk in old:
+            await self._redis.expire(chunk, UNPUBLISHED_SECONDS)
+        await self._redis.delete(self._keys.manifest)
+        await self._redis.xtrim(self._keys.log, minid=str(dropped_at), approximate=False)
+
     async def write(self, held: Held, rows: pa.Table, at: Position) -> Manifest:
-        """Write the chunks, with a TTL, under names that were never used before; return the manifest to publish them with."""
+        """Write the chunks, and return the manifest to publish them with."""
         assert held.spec is not None
-        chunks, value = await asyncio.to_thread(lambda: (encode_snapshot(rows), digest(rows)))
-        name = f"{at}-{secrets.token_hex(6)}"
-        for number, chunk in enumerate(chunks):
-            await self._redis.set(self._keys.chunk(name, number), chunk, ex=CHUNK_SECONDS)
-        size = sum(map(len, chunks))
-        return Manifest(at, held.spec, name, len(chunks), size, rows.num_rows, value, tuple(held.window.entries()))
+        data, value = await asyncio.to_thread(lambda: (encode_snapshot(rows), digest(rows)))
+        name, chunks = await write_chunks(self._redis, self._keys, str(at), data)
+        return Manifest(at, held.spec, name, chunks, len(data), rows.num_rows, value, tuple(held.window.entries()))
 
     async def _old_chunks(self) -> list[str]:
         body = await self._redis.hget(self._keys.manifest, "body")
         if not body:
             return []
         old = Manifest.decode(as_bytes(body))
-        return [self._keys.chunk(old.snapshot, number) for number in range(old.chunks)]
+        return self._keys.chunks(old.snapshot, old.chunks)

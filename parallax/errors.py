@@ -5,7 +5,9 @@ ParallaxError
  ├─ BadRecord             bytes in a log, feed or snapshot that this version cannot read
  ├─ BadEntry              what a publisher sent does not fit the table; it is refused with this text
  ├─ EngineRefused         the engine would not apply an operation that had passed validation
+ ├─ ChunksGone            a large value's chunks expired, because a newer one replaced it or somebody deleted them
  ├─ SnapshotUnusable      a snapshot is missing chunks, or is not what its manifest says
+ ├─ CannotAlter           a table's rows do not fit the spec that it shall have
  ├─ Forked                the log is not the one that this coordinator appended to
  └─ SteppedDown           this coordinator is not, or no longer, the one who may append
 """
@@ -39,8 +41,16 @@ class EngineRefused(ParallaxError):
         super().__init__(f"table {table!r}: the engine refused {operation}: {reason}")
 
 
+class ChunksGone(ParallaxError):
+    """Chunks of a snapshot or of a record's payload that are no longer in Redis."""
+
+
 class SnapshotUnusable(ParallaxError):
     """A snapshot that cannot be loaded."""
+
+
+class CannotAlter(ParallaxError):
+    """A change of a table's spec that its rows do not allow; nothing was changed."""
 
 
 class Forked(ParallaxError):

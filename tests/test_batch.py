@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from coordinator.batch import Batch, Limits, encode, make_batch, payloads
+from coordinator.batch import Batch, Limits, encode, make_batch, payload
 from parallax.replication.spec import ARROW_TYPES, TableSpec
 from parallax.replication.window import Window
 
@@ -41,8 +41,8 @@ def refusal(*args: list[bytes], spec: TableSpec = SPEC) -> str:
 def rows(batch: Batch) -> list[tuple[str, list[dict[str, Any]]]]:
     out = []
     for change in batch.changes:
-        for op, data, _ in payloads(change, Limits()):
-            out.append((str(op), pa.ipc.open_stream(data).read_all().to_pylist() if data else []))
+        data = payload(change)
+        out.append((str(change.op), pa.ipc.open_stream(data).read_all().to_pylist() if data else []))
     return out
 
 
@@ -79,14 +79,12 @@ def test_a_replace_of_rows_with_several_column_sets_replaces_once() -> None:
     assert [op for op, _ in rows(batch)] == ["replace", "update"]
 
 
-def test_a_large_update_is_cut_and_nothing_is_lost() -> None:
-    table = pa.table({"id": [f"{i:050}" for i in range(50_000)]})
-    batch = make(fields(format="arrow", data=encode(table)))
-    made = payloads(batch.changes[0], Limits())
-    assert len(made) > 2
-    assert max(len(data) for _, data, _ in made) < Limits().inline_max * 1.1
-    back = pa.concat_tables([pa.ipc.open_stream(data).read_all() for _, data, _ in made])
-    assert back.column("id").to_pylist() == table.column("id").to_pylist()
+def test_neighbours_are_merged_up_to_the_inline_size() -> None:
+    table = pa.table({"id": [f"{i:050}" for i in range(10_000)]})
+    batch = make(*[fields(format="arrow", data=encode(table))] * 3, limits=Limits(inline_max=1 << 20))
+    assert [change.rows for change in batch.changes] == [10_000, 10_000, 10_000]
+    batch = make(*[fields(format="arrow", data=encode(table.slice(0, 100)))] * 3)
+    assert [change.rows for change in batch.changes] == [300]
 
 
 def test_every_type_from_json_exactly() -> None:

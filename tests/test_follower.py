@@ -121,6 +121,13 @@ class Machine:
         if self.follower.position != ORIGIN:
             assert self.content == self.store.truth[self.follower.position], "the state is the one at the position"
 
+    def go_back(self, records: int, *, is_gone: bool) -> None:
+        """As if the last so many records that the follower gave to apply were not applied."""
+        held = next((position for position, content in self.store.truth.items() if content == self.content[:-records]), ORIGIN)
+        if held != ORIGIN:
+            self.content = self.store.truth[held]
+            self.feed(f.PayloadMissing(held, is_gone))
+
     def answer(self, *, page_size: int = 3, fail: bool = False) -> None:
         if not self.questions:
             return
@@ -169,7 +176,7 @@ STEPS = st.lists(
             [
                 "append", "append", "append", "begin", "deliver", "deliver", "drop", "double", "reorder", "beat", "answer",
                 "answer", "fail", "tick", "subscribe", "snapshot", "trim", "lose_tail", "wipe", "wipe_behind", "lose_chunks",
-                "apply_fails", "diverge",
+                "apply_fails", "diverge", "payload_missing", "payload_gone",
             ]
         ),
         st.integers(0, 2**16),
@@ -223,6 +230,8 @@ def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Ma
             case "apply_fails":
                 machine.content = (-1,)
                 machine.feed(f.ApplyFailed())
+            case "payload_missing" | "payload_gone" if number % 4 and not machine.follower.is_empty:
+                machine.go_back(number % 4, is_gone=step == "payload_gone")
             case "diverge" if not machine.follower.is_empty:
                 machine.feed(f.DivergenceFound())
     if store.last is None:

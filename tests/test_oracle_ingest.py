@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from coordinator.batch import Limits, make_batch, payloads
+from coordinator.batch import Limits, make_batch, payload
 from parallax.replication.spec import TableSpec
 from parallax.replication.window import Window
 from tests.operations import INDEXED, LIMITED, PLAIN, Operation, Operations
@@ -39,8 +39,7 @@ def test_what_is_published_becomes_what_the_oracle_holds(spec: TableSpec, limits
         assert batch.refused == []
         assert len(batch.carried) == len(together)
         for change in batch.changes:
-            for op, payload, _ in payloads(change, limits):
-                engine.apply_record(op, payload)
+            engine.apply_record(change.op, payload(change))
         for operation in together:
             oracle.apply(operation.op, operation.rows)
         if rng.random() < 0.3:

@@ -12,7 +12,7 @@ from parallax.store import connect, load_script
 from tests.processes import RedisServer, until
 
 KEYS = TableKeys("test", "t")
-ALL = [KEYS.log, KEYS.ingest, KEYS.rejected, KEYS.manifest, KEYS.want, KEYS.verify]
+ALL = [KEYS.log, KEYS.ingest, KEYS.rejected, KEYS.manifest, KEYS.want, KEYS.verify, KEYS.blobs]
 CHUNK = KEYS.chunk("s", 0)
 
 
@@ -38,6 +38,7 @@ async def append(
     carried: list[bytes] = [],  # noqa: B006
     refused: list[tuple[bytes, str]] = [],  # noqa: B006
     manifest: tuple[str, str, list[str]] | None = None,
+    blobs: list[tuple[str, str, list[str]]] = [],  # noqa: B006
 ) -> list[Any]:
     arguments: list[Any] = [expected, KEYS.feed, "me:1", 3, len(records)]
     for record in records:
@@ -45,6 +46,9 @@ async def append(
     arguments += [len(carried), *carried, len(refused)]
     for refusal in refused:
         arguments += refusal
+    arguments.append(len(blobs))
+    for position, value, chunks in blobs:
+        arguments += [position, value, len(chunks), *chunks]
     arguments += ["", ""] if manifest is None else [manifest[0], manifest[1], len(manifest[2]), *manifest[2]]
     answer: list[Any] = await load_script(redis, "coordinator", "append.lua")(keys=ALL, args=arguments)
     return answer
@@ -57,7 +61,10 @@ async def page(redis: Any, start: str, budget: int = 1 << 20) -> tuple[bytes, li
 
 async def snap(redis: Any, position: str, chunks: list[str], old: list[str] = []) -> str:  # noqa: B006
     script = load_script(redis, "coordinator", "snap.lua")
-    answer: bytes = await script(keys=[KEYS.manifest, KEYS.log, *chunks], args=[position, "body", 300, len(old), *old])
+    answer: bytes = await script(
+        keys=[KEYS.manifest, KEYS.log, KEYS.blobs, *chunks],
+        args=[position, "body", 300, KEYS.chunk_prefix, len(old), *old],
+    )
     return answer.decode()
 
 
@@ -127,7 +134,7 @@ async def test_thousands_of_entries_are_carried_in_one_call(redis: Any) -> None:
 
 async def test_append_works_when_redis_is_full(redis: Any) -> None:
     entry = await redis.xadd(KEYS.ingest, {"data": "x" * 100})
-    await load_script(redis, "coordinator", "append.lua")(keys=ALL, args=["1-1", "f", "s", 1, 0, 0, 0, "", ""])
+    await load_script(redis, "coordinator", "append.lua")(keys=ALL, args=["1-1", "f", "s", 1, 0, 0, 0, 0, "", ""])
     await redis.config_set("maxmemory", 1)
     with pytest.raises(Exception, match="maxmemory"):
         await redis.xadd(KEYS.ingest, {"data": "y"})
@@ -174,6 +181,35 @@ async def test_a_snapshot_is_published_only_if_it_can_be_used(redis: Any) -> Non
     assert await snap(redis, "7-15", [newer], [CHUNK]) == "yes"
     assert 0 < await redis.ttl(CHUNK) <= 300, "replaced chunks live on for those who are reading them"
     assert (await page(redis, "0-0"))[1][0] == b"7-10", "the record of the previous manifest stays"
+
+
+async def test_payloads_beside_the_log_live_as_long_as_their_records(redis: Any) -> None:
+    blobs = [KEYS.chunks(f"b{number}", 2) for number in range(3)]
+    for name in [chunk for chunks in blobs for chunk in chunks]:
+        await redis.set(name, "x", ex=100)
+    for number, chunks in enumerate(blobs, start=1):
+        top = f"7-{number - 1}" if number > 1 else "0-0"
+        answer = await append(redis, top, [(f"7-{number}", b"r")], blobs=[(f"7-{number}", f"b{number - 1} 2", chunks)])
+        assert answer[0] == b"yes"
+    assert [await redis.ttl(chunk) for chunks in blobs for chunk in chunks] == [-1] * 6
+    for position in ("7-2", "7-3"):
+        await redis.set(CHUNK, "rows")
+        assert await snap(redis, position, [CHUNK]) == "yes"
+    assert (await page(redis, "0-0"))[1] == [b"7-2", b"7-3"]
+    assert [await redis.ttl(chunk) > 0 for chunks in blobs for chunk in chunks] == [True, True, False, False, False, False]
+    assert await redis.hkeys(KEYS.blobs) == [b"7-2", b"7-3"]
+
+
+async def test_nothing_is_appended_that_refers_to_chunks_that_are_gone(redis: Any) -> None:
+    entry = await redis.xadd(KEYS.ingest, {"data": "x"})
+    missing = KEYS.chunks("b", 2)
+    await redis.set(missing[0], "x", ex=100)
+    for options in ({"blobs": [("7-1", "b 2", missing)]}, {"manifest": ("7-1", "body", missing)}):
+        answer = await append(redis, "0-0", [("7-1", b"r")], [entry], **options)
+        assert answer[:2] == [b"chunk", b"0-0"]
+    assert await redis.exists(KEYS.log, KEYS.manifest, KEYS.blobs) == 0
+    assert await redis.xlen(KEYS.ingest) == 1
+    assert await redis.ttl(missing[0]) > 0
 
 
 async def test_a_manifest_that_the_log_does_not_hold_can_be_replaced_by_any(redis: Any) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 from redis.asyncio import Redis
 
-from parallax.errors import BadRecord, EngineRefused, SnapshotUnusable
+from parallax.errors import BadRecord, ChunksGone, EngineRefused, SnapshotUnusable
+from parallax.replica.chunks import read_chunks
 from parallax.replica.digest import digest
 from parallax.replica.engine import EngineTable
 from parallax.replica.feed import Feed, Inbox
@@ -170,9 +171,10 @@ class Replica:
                     records = [record]
                     while commands and isinstance(commands[0], f.Apply):
                         records.append(commands.popleft().record)  # type: ignore[union-attr]
-                    if not await self._apply(records):
+                    failure = await self._apply(records)
+                    if failure is not None:
                         remaining = [command for command in commands if not isinstance(command, f.Apply)]
-                        commands = deque([*remaining, *self._handle(f.ApplyFailed())])
+                        commands = deque([*remaining, *self._handle(failure)])
                 case f.ReadLog(start):
                     commands += self._handle(await self._read_log(start))
                 case f.ReadManifest():
@@ -184,27 +186,37 @@ class Replica:
                 case f.Resubscribe():
                     self._feed.resubscribe()
 
-    async def _apply(self, records: list[Record]) -> bool:
-        """Apply records in order; those that change rows go to the engine together."""
+    async def _apply(self, records: list[Record]) -> f.Event | None:
+        """Apply records in order; those that change rows go to the engine together. Return what went wrong, if anything."""
         changes: list[tuple[Op, bytes]] = []
+        try:
+            payloads = [await self._payload(record) for record in records]
+        except (ChunksGone, *STORE_ERRORS) as error:
+            self._note(f"a record's payload cannot be read: {error}")
+            return f.PayloadMissing(self.applied, is_gone=isinstance(error, ChunksGone))
         async with self._state_lock:
             try:
-                for record in records:
+                for record, payload in zip(records, payloads, strict=True):
                     if record.op in (Op.BEGIN, Op.VERIFY, Op.DROP):
                         await self._apply_changes(changes)
                         await self._apply_control(record)
                     else:
-                        changes.append((record.op, record.payload))
+                        changes.append((record.op, payload))
                 await self._apply_changes(changes)
             except EngineRefused as error:
                 self._note(str(error))
                 self.applied = ORIGIN
-                return False
+                return f.ApplyFailed()
             for record in records:
                 self.window.advance(record.producers)
             self.applied = records[-1].position
             self.records += len(records)
-        return True
+        return None
+
+    async def _payload(self, record: Record) -> bytes:
+        if record.blob is None:
+            return record.payload
+        return await read_chunks(self._redis, self.keys.chunks(record.blob.name, record.blob.chunks))
 
     async def _apply_changes(self, changes: list[tuple[Op, bytes]]) -> None:
         if changes:

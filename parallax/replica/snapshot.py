@@ -3,13 +3,11 @@
 import pyarrow as pa
 from redis.asyncio import Redis
 
-from parallax.errors import SnapshotUnusable
+from parallax.errors import ChunksGone, SnapshotUnusable
+from parallax.replica.chunks import read_chunks
 from parallax.replica.digest import digest
 from parallax.replication.keys import TableKeys
 from parallax.replication.snapshot import Manifest
-from parallax.store import as_bytes
-
-CHUNK_BYTES = 1 << 20
 
 
 async def read_snapshot(redis: "Redis", keys: TableKeys, manifest: Manifest) -> pa.Table:
@@ -18,16 +16,11 @@ async def read_snapshot(redis: "Redis", keys: TableKeys, manifest: Manifest) -> 
     Raises:
         SnapshotUnusable: a chunk is gone, or the table is not the one that the manifest describes.
     """
-    data = bytearray()
-    for number in range(manifest.chunks):
-        chunk = await redis.get(keys.chunk(manifest.snapshot, number))
-        if chunk is None:
-            raise SnapshotUnusable(
-                f"table {keys.table!r}: chunk {number} of the snapshot at {manifest.position} is gone; "
-                "a newer snapshot may have replaced it"
-            )
-        data += as_bytes(chunk)
-    return decode_snapshot(keys.table, manifest, bytes(data))
+    try:
+        data = await read_chunks(redis, keys.chunks(manifest.snapshot, manifest.chunks))
+    except ChunksGone as error:
+        raise SnapshotUnusable(f"table {keys.table!r}: the snapshot at {manifest.position}: {error}") from error
+    return decode_snapshot(keys.table, manifest, data)
 
 
 def decode_snapshot(table: str, manifest: Manifest, data: bytes) -> pa.Table:
@@ -45,10 +38,9 @@ def decode_snapshot(table: str, manifest: Manifest, data: bytes) -> pa.Table:
     return rows
 
 
-def encode_snapshot(rows: pa.Table) -> list[bytes]:
-    """Return a table as Arrow IPC, cut into chunks of at most CHUNK_BYTES."""
+def encode_snapshot(rows: pa.Table) -> bytes:
+    """Return a table as compressed Arrow IPC."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_table(rows)
-    data = memoryview(sink.getvalue())
-    return [bytes(data[start : start + CHUNK_BYTES]) for start in range(0, len(data), CHUNK_BYTES)]
+    return bytes(sink.getvalue())

@@ -98,6 +98,15 @@ class ApplyFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PayloadMissing:
+    """A record's payload beside the log could not be read, so it and those after it were not applied; the replica still holds
+    exactly the state at `held`. `is_gone`: it will not come back."""
+
+    held: Position
+    is_gone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReadFailed:
     """Redis could not be asked."""
 
@@ -126,6 +135,7 @@ Event: TypeAlias = (
     | SnapshotLoaded
     | SnapshotFailed
     | ApplyFailed
+    | PayloadMissing
     | ReadFailed
     | Unreadable
     | DivergenceFound
@@ -138,7 +148,8 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Apply the record. Answer only if it fails: ApplyFailed."""
+    """Apply the record. Answer only if it fails: ApplyFailed or PayloadMissing; then the Apply commands that were given after
+    it are void."""
 
     record: Record
 
@@ -236,6 +247,10 @@ class Follower:
             case ApplyFailed():
                 self._lose_state()
                 commands = self._failed(now, luck)
+            case PayloadMissing(held, is_gone):
+                self._go_back(held)
+                self._must_resync = self._must_resync or is_gone
+                commands = self._failed(now, luck) if is_gone else self._back_off(now, luck)
             case Unreadable():
                 self._question = None
                 commands = self._failed(now, luck)
@@ -378,6 +393,17 @@ class Follower:
         self._recent.clear()
         if self.state is not State.FAILED:
             self.state = State.SYNCING
+
+    def _go_back(self, held: Position) -> None:
+        """Stand at a position that was passed already in the commands given, because they were not performed."""
+        if held == ORIGIN:
+            self._lose_state()
+            return
+        while self._recent and next(reversed(self._recent)) != held:
+            self._recent.popitem()
+        self._recent[held] = None
+        self.position = held
+        self._leave_live()
 
     def _failed(self, now: float, luck: float) -> list[Command]:
         self._failures += 1

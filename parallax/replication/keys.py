@@ -38,9 +38,23 @@ class TableKeys:
         """String: JSON that describes the newest snapshot."""
         return self._key("manifest")
 
-    def chunk(self, snapshot: str, number: int) -> str:
-        """String: one piece of a snapshot."""
-        return self._key(f"chunk:{snapshot}:{number}")
+    @property
+    def chunk_prefix(self) -> str:
+        """What the names of all chunks begin with."""
+        return self._key("chunk:")
+
+    def chunk(self, name: str, number: int) -> str:
+        """String: one piece of a snapshot or of a record's payload."""
+        return f"{self.chunk_prefix}{name}:{number}"
+
+    def chunks(self, name: str, count: int) -> list[str]:
+        """All pieces of one snapshot or payload, in order."""
+        return [self.chunk(name, number) for number in range(count)]
+
+    @property
+    def blobs(self) -> str:
+        """Hash: position -> "name count" of the payload that its record keeps beside the log."""
+        return self._key("blobs")
 
     @property
     def want(self) -> str:

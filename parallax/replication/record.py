@@ -42,6 +42,15 @@ CHANGES = frozenset({Op.UPDATE, Op.REMOVE, Op.REPLACE, Op.CLEAR})
 
 
 @dataclass(frozen=True, slots=True)
+class Blob:
+    """A payload that is stored beside the log, in chunks: pub/sub cuts off subscribers to whom too much is sent."""
+
+    name: str  # part of the chunks' keys, unique to each blob ever written
+    chunks: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One ordered operation on one table.
 
@@ -56,6 +65,7 @@ class Record:
     rows: int = 0
     spec: TableSpec | None = None  # present if and only if op is BEGIN
     producers: Mapping[str, int] = field(default_factory=dict)
+    blob: "Blob | None" = None  # where the payload is, if it is too large to travel with the record
     time_ms: int = 0  # when the coordinator sequenced it, by its clock: for people, never for decisions
 
     def encode(self) -> bytes:
@@ -67,6 +77,8 @@ class Record:
             header["spec"] = self.spec.to_json()
         if self.producers:
             header["producers"] = dict(self.producers)
+        if self.blob is not None:
+            header["blob"] = [self.blob.name, self.blob.chunks, self.blob.size_bytes]
         if self.time_ms:
             header["ms"] = self.time_ms
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -97,6 +109,7 @@ class Record:
                 rows=int(header.get("rows", 0)),
                 spec=None if spec is None else TableSpec.from_json(spec),
                 producers={str(key): int(value) for key, value in header.get("producers", {}).items()},
+                blob=Blob(*header["blob"]) if "blob" in header else None,
                 time_ms=int(header.get("ms", 0)),
             )
         except (struct.error, ValueError, KeyError, TypeError, AttributeError, ConfigurationError) as error:

@@ -1,0 +1,189 @@
+"""How a leader's part of a table's history begins, changes its schema, and ends.
+
+Start and recovery are one thing: forget what was read, confirm the lease, bring the replica to the log's top by the replicas'
+rule, and append a `begin` with that top as prev. Only if the log is empty, or is that of a dropped table, does the leader give
+the state itself: chunks first, then one call appends the `begin` and sets the manifest to it.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from coordinator.log import Answer, Log
+from coordinator.snapshots import Snapshots
+from parallax.errors import CannotAlter, Forked, SteppedDown
+from parallax.replica.replica import Held, Replica
+from parallax.replication.follower import BeatArrived
+from parallax.replication.position import ORIGIN, Position, new_term
+from parallax.replication.record import Op, Record
+from parallax.replication.spec import TableSpec
+from parallax.replication.window import Window
+
+log = logging.getLogger(__name__)
+
+COMPLAIN_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Head:
+    """Where the history stands for the one who appends; forgotten and found again after any doubt."""
+
+    term: int
+    top: Position
+    window: Window
+    spec: TableSpec
+
+    def follow(self, op: Op, number: int = 1) -> Record:
+        """Return the record that stands `number` after the top, in this term."""
+        before = self.top if number == 1 else Position(self.term, self.top.offset + number - 1)
+        return Record(op, Position(self.term, self.top.offset + number), before, time_ms=now_ms())
+
+
+class History:
+    """Begin, alter and drop one table. `confirm()` renews the lease, or raises SteppedDown."""
+
+    def __init__(self, log: Log, replica: Replica, snapshots: Snapshots, confirm: Callable[[], Awaitable[None]]) -> None:
+        self._log = log
+        self._replica = replica
+        self._snapshots = snapshots
+        self._confirm = confirm
+        self._table = replica.keys.table
+
+    async def begin(self, declared: TableSpec) -> Head:
+        """Make this coordinator the one whose appends the log takes; `declared` counts only if there is no table yet.
+
+        Raises:
+            SteppedDown: the lease is another's, or a term above ours is in the log.
+            Forked: the log moved meanwhile; begin again.
+            one of STORE_ERRORS: Redis could not be asked; begin again.
+        """
+        await self._confirm()
+        top, held = await self._catch_up()
+        if held.spec is None:
+            # No table yet, or a dropped one. Who knows the log goes on from it, others load the empty table.
+            held = Held(held.position, declared, held.window)
+            if top != ORIGIN:
+                return await self._give(held, declared.arrow_schema.empty_table(), top, prev=top)
+        elif top == ORIGIN:
+            held, rows = await self._replica.export()
+            if rows is None or held.spec is None:
+                raise Forked(f"table {self._table!r}: dropped while its state was given back")
+            log.warning("table %s: its log is gone; giving back the state at %s", self._table, held.position)
+            return await self._give(held, rows, top, prev=held.position)
+        begin = self._begin_record(held, prev=top)
+        answer = await self._log.append(top, [begin])
+        return self._begun(answer, begin, held.window)
+
+    async def alter(self, head: Head, spec: TableSpec) -> Head:
+        """Go on with another spec: in place if only its policy differs, else with the rows brought into the new shape.
+
+        Raises:
+            CannotAlter: the rows do not fit the new schema; nothing was changed.
+        """
+        if (spec.schema, spec.index, spec.limit) == (head.spec.schema, head.spec.index, head.spec.limit):
+            begin = self._begin_record(Held(head.top, spec, head.window), prev=head.top)
+            return self._begun(await self._log.append(head.top, [begin]), begin, head.window)
+        if not await self._bring_to(head.top):
+            raise CannotAlter(f"table {self._table!r}: our own replica is not at the top; try again")
+        held, rows = await self._replica.export()
+        if held.position != head.top or rows is None:
+            raise CannotAlter(f"table {self._table!r}: our own replica moved; try again")
+        changed = convert(rows, head.spec, spec)
+        return await self._give(Held(head.top, spec, head.window), changed, head.top, prev=None)
+
+    async def drop(self, head: Head) -> None:
+        """Append the record that ends the table, and trim the log to it."""
+        drop = head.follow(Op.DROP)
+        answer = await self._log.append(head.top, [drop])
+        self._check(answer, head.term)
+        await self._snapshots.discard(drop.position)
+        log.info("table %s: dropped at %s", self._table, drop.position)
+
+    async def _give(self, held: Held, rows: pa.Table, top: Position, prev: Position | None) -> Head:
+        """Write a state's chunks, then append a `begin` and set the manifest to it in one call."""
+        begin = replace(self._begin_record(held, prev=held.position if top == ORIGIN else top), prev=prev)
+        manifest = await self._snapshots.write(held, rows, at=begin.position)
+        answer = await self._log.append(top, [begin], manifest=manifest)
+        return self._begun(answer, begin, held.window)
+
+    def _begin_record(self, held: Held, prev: Position) -> Record:
+        term = new_term(now_ms(), max(held.position.term, prev.term), secrets.randbits(20))
+        return Record(Op.BEGIN, Position(term, prev.offset + 1), prev, spec=held.spec, time_ms=now_ms())
+
+    def _begun(self, answer: Answer, begin: Record, window: Window) -> Head:
+        self._check(answer, begin.position.term)
+        assert begin.spec is not None
+        log.info("table %s: began term %d at %s", self._table, begin.position.term, begin.position)
+        return Head(begin.position.term, begin.position, window.copy(), begin.spec)
+
+    def _check(self, answer: Answer, term: int) -> None:
+        check(self._table, answer, term)
+
+    async def _catch_up(self) -> tuple[Position, Held]:
+        """Bring our replica to the log's true top, and return the top (ORIGIN: there is no log) and what the replica holds."""
+        complain_at = time.monotonic() + COMPLAIN_SECONDS
+        while True:
+            top = await self._log.top()
+            if top == ORIGIN or await self._bring_to(top):
+                async with self._replica.at_rest() as held:
+                    if top in (ORIGIN, held.position):
+                        return top, Held(held.position, held.spec, held.window.copy())
+                continue
+            newest = await self._log.newest()
+            if newest is not None and newest.op is Op.DROP and newest.position == top:
+                return top, Held(top, None, Window())  # nothing leads to it, but what it means is known: no table
+            if time.monotonic() > complain_at:
+                problem = self._replica.error or "it is behind"
+                log.warning("table %s: cannot reach the log's top %s: %s", self._table, top, problem)
+                complain_at = time.monotonic() + COMPLAIN_SECONDS
+            await self._confirm()
+
+    async def _bring_to(self, top: Position) -> bool:
+        self._replica.tell(BeatArrived(top))
+        return await self._replica.reached(top, 1.0)
+
+
+def check(table: str, answer: Answer, term: int) -> None:
+    """Raise what a refused append means for one who leads in `term`."""
+    if answer.is_appended:
+        return
+    if answer.top.term > term:
+        raise SteppedDown(f"table {table!r}: term {answer.top.term} is in the log, above our {term}")
+    raise Forked(f"table {table!r}: the log's top is {answer.top}, not ours: Redis lost a part of it, or another appended")
+
+
+def convert(rows: pa.Table, old: TableSpec, new: TableSpec) -> pa.Table:
+    """Bring rows into another schema: columns that are new are null, those that are gone are lost, others must fit exactly.
+
+    Raises:
+        CannotAlter: a value does not fit, or the new index has nulls or duplicates.
+    """
+    columns = []
+    for field in new.arrow_schema:
+        if field.name not in old.columns:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+            continue
+        column = rows.column(field.name)
+        if pa.types.is_string(field.type) != pa.types.is_string(column.type):
+            raise CannotAlter(f"column {field.name!r}: {column.type} rows cannot become {field.type}; drop the column first")
+        try:
+            columns.append(column.cast(field.type, safe=True))
+        except pa.ArrowException as error:
+            raise CannotAlter(f"column {field.name!r}: {str(error).splitlines()[0]}") from error
+    table = pa.Table.from_arrays(columns, schema=new.arrow_schema)
+    if new.index is not None:
+        keys = table.column(new.index)
+        if keys.null_count or pc.count_distinct(keys).as_py() != table.num_rows:
+            raise CannotAlter(f"column {new.index!r} has nulls or duplicates, so it cannot become the index")
+        table = table.sort_by(new.index)
+    return table.slice(max(0, table.num_rows - new.limit)) if new.limit else table
+
+
+def now_ms() -> int:
+    """Return the clock in milliseconds: for terms, which only need it to grow most of the time, and for people."""
+    return int(time.time() * 1000)

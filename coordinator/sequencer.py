@@ -58,10 +58,12 @@ class Sequencer:
         limits: Limits,
         verify_seconds: float = 0.0,
     ) -> None:
-        self.wanted: TableSpec | None = spec
-        """The spec that the table shall have; None: it shall be dropped."""
+        self._wanted: TableSpec | None = spec  # None: it shall be dropped
+        self._spec = spec  # the last wish but for that
+        self._is_dropped = False
         self.problem: str | None = None
-        """Why the table does not have it."""
+        """Why the table does not have the spec that it was last wished."""
+        self._unwanted: TableSpec | None = None  # the spec that `problem` is about: not tried again until another was wished
         self.counts = Counts()
         self.backlog = 0
         self.head: Head | None = None
@@ -83,6 +85,13 @@ class Sequencer:
         """Say whether our `begin` is in the log, and our own heartbeat came back over the feed."""
         return self.head is not None and (self._replica.sender_heard or "").startswith(f"{self._owner}:")
 
+    def wish(self, spec: TableSpec | None) -> None:
+        """Make the table have another spec, or drop it; soon. `problem` says if that cannot be."""
+        if spec != self._wanted and spec != self._unwanted:
+            self._wanted = spec
+            self._spec = spec or self._spec
+            self._unwanted = self.problem = None
+
     async def run(self) -> None:
         """Lead this table until cancelled, until the right to is lost, or until it is dropped.
 
@@ -90,9 +99,9 @@ class Sequencer:
             SteppedDown: another one leads.
         """
         try:
-            while self.wanted is not None:
+            while not self._is_dropped:
                 try:
-                    self.head = await self._history.begin(self.wanted)
+                    self.head = await self._history.begin(self._spec)
                     self.counts.begins += 1
                     self._snapshots.weigh(await self._redis.memory_usage(self._keys.log) or 0)
                     await self._sequence()
@@ -107,10 +116,11 @@ class Sequencer:
     async def _sequence(self) -> None:
         beat_at = time.monotonic()
         verify_at = beat_at + (self._verify_seconds or float("inf"))
-        while self.head is not None:
+        while self.head is not None and not self._is_dropped:
             now = time.monotonic()
-            if self.wanted != self.head.spec and not await self._follow_wish(self.head):
-                return
+            if self._wanted != self.head.spec:
+                await self._follow_wish(self.head)
+                continue
             if self._is_verify_asked or now >= verify_at:
                 self._is_verify_asked, verify_at = False, now + (self._verify_seconds or float("inf"))
                 await self._advance(self.head, [self.head.follow(Op.VERIFY)])
@@ -124,19 +134,19 @@ class Sequencer:
             else:
                 await self._wait(min(beat_at, verify_at) - time.monotonic())
 
-    async def _follow_wish(self, head: Head) -> bool:
-        """Make the table what it shall be; False if it is no more."""
-        if self.wanted is None:
+    async def _follow_wish(self, head: Head) -> None:
+        """Make the table what it shall be."""
+        if self._wanted is None:
             await self._history.drop(head)
-            return False
+            self._is_dropped = True
+            return
         try:
-            self.head = await self._history.alter(head, self.wanted)
+            self.head = await self._history.alter(head, self._wanted)
             self.problem = None
         except CannotAlter as error:
             log.error("table %s: cannot be altered: %s", self._keys.table, error)
-            self.problem = str(error)
-            self.wanted = head.spec
-        return True
+            self.problem, self._unwanted = str(error), self._wanted
+            self._wanted = head.spec
 
     async def _take(self) -> list[tuple[bytes, Sequence[bytes]]]:
         entries, backlog = await self._take_script(

@@ -9,7 +9,6 @@ from tornado.web import Application
 from coordinator.leadership import Leadership
 from coordinator.lease import Lease
 from coordinator.settings import CoordinatorSettings
-from coordinator.tables import read_tables_file
 from parallax.http import Health, health_routes
 from parallax.process import listen, member_name, or_stop
 from parallax.registry import Announcer
@@ -32,8 +31,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     Raises:
         ConfigurationError: the tables file is wrong, or the port is taken.
     """
-    # 1. What is declared.
-    specs = read_tables_file(settings.tables)
+    # 1. Who we are.
     name, owner = member_name(settings)
     keys = FleetKeys(settings.prefix)
 
@@ -42,12 +40,10 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     lease_redis = connect(settings.redis_url, timeout_seconds=LEASE_TIMEOUT_SECONDS)
     lease = Lease(lease_redis, keys.lease, owner, settings.lease_ttl_seconds)
 
-    # 3. Replicas of every table, then the wait for the lease.
+    # 3. Replicas of every table, and what shall lead them; a tables file that is wrong ends it here.
     engine = Engine(frame_seconds=ENGINE_FRAME_SECONDS)
     replicas = Replicas(redis, settings.prefix, engine)
-    leadership = Leadership(redis, lease, replicas, specs, settings)
-    for spec in specs:
-        replicas.ensure(spec.name)
+    leadership = Leadership(redis, lease, replicas, settings)
 
     def describe() -> dict[str, Any]:
         return {

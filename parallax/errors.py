@@ -7,6 +7,8 @@ ParallaxError
  ├─ EngineRefused         the engine would not apply an operation that had passed validation
  ├─ ChunksGone            a large value's chunks expired, because a newer one replaced it or somebody deleted them
  ├─ SnapshotUnusable      a snapshot is missing chunks, or is not what its manifest says
+ ├─ BadRequest            the leader cannot create, alter or drop a table as it was asked
+ ├─ TableRequestRefused   the same, as the one who asked sees it
  ├─ CannotAlter           a table's rows do not fit the spec that it shall have
  ├─ Forked                the log is not the one that this coordinator appended to
  └─ SteppedDown           this coordinator is not, or no longer, the one who may append
@@ -47,6 +49,14 @@ class ChunksGone(ParallaxError):
 
 class SnapshotUnusable(ParallaxError):
     """A snapshot that cannot be loaded."""
+
+
+class BadRequest(ParallaxError):
+    """A request about a table that cannot be followed."""
+
+
+class TableRequestRefused(ParallaxError):
+    """The leader refused to create, alter or drop a table, or nobody answered."""
 
 
 class CannotAlter(ParallaxError):

@@ -4,11 +4,10 @@ import asyncio
 import time
 from typing import Any
 
-from redis.asyncio import Redis
-
 from parallax.registry import members
 from parallax.replication.keys import FleetKeys, TableKeys
-from parallax.store import connect, text
+from parallax.store import connect
+from parallax.tables import catalog
 
 ASK_SECONDS = 10
 
@@ -26,11 +25,6 @@ async def fleet(redis_url: str, prefix: str = "parallax") -> list[dict[str, Any]
         await redis.aclose()
 
 
-async def catalog(redis: "Redis", prefix: str) -> list[str]:
-    """Return the names of the tables."""
-    return sorted(text(name) for name in await redis.hkeys(FleetKeys(prefix).catalog))
-
-
 async def verify(
     redis_url: str, prefix: str = "parallax", tables: list[str] | None = None, seconds: float = 15.0
 ) -> list[dict[str, Any]]:
@@ -40,7 +34,7 @@ async def verify(
     """
     redis = connect(redis_url)
     try:
-        tables = await catalog(redis, prefix) if tables is None else tables
+        tables = list(await catalog(redis, prefix)) if tables is None else tables
         before = await members(redis, FleetKeys(prefix))
         old = {name: {_digest(member, name) for member in before} for name in tables}
         for name in tables:

@@ -10,8 +10,9 @@ from parallax.replica.engine import Engine
 from parallax.replica.feed import Feed
 from parallax.replica.replica import Replica
 from parallax.replication.follower import State
-from parallax.replication.keys import FleetKeys, TableKeys
-from parallax.store import STORE_ERRORS, text
+from parallax.replication.keys import TableKeys
+from parallax.store import STORE_ERRORS
+from parallax.tables import catalog
 from parallax.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,10 @@ class Replicas:
         return self._replicas[name]
 
     async def _watch_catalog(self) -> None:
-        keys = FleetKeys(self._prefix)
         while True:
             try:
-                for name in await self._redis.hkeys(keys.catalog):
-                    self.ensure(text(name))
+                for name in await catalog(self._redis, self._prefix):
+                    self.ensure(name)
                 self.knows_catalog = True
             except STORE_ERRORS as error:
                 log.debug("the catalog cannot be read: %s", error)

@@ -83,8 +83,17 @@ class FleetKeys:
 
     @property
     def catalog(self) -> str:
-        """Hash: table name -> its spec as JSON, written by the leader."""
+        """Hash: table name -> JSON with its `spec` (null: dropped), written by the leader."""
         return self._key("tables")
+
+    @property
+    def requests(self) -> str:
+        """Stream: requests to create, alter or drop tables."""
+        return self._key("requests")
+
+    def reply(self, request_id: str) -> str:
+        """String with a TTL: what became of a request."""
+        return self._key(f"reply:{request_id}")
 
     @property
     def members(self) -> str:

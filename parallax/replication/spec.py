@@ -34,6 +34,8 @@ NOT_AN_INDEX = {"boolean", "float", "float32", "float64"}
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 """Table names: they become part of Redis keys, so no braces, blanks or colons."""
 
+MAX_COLUMNS = 1000
+
 Writes = Literal["deny", "forward"]
 _KEYS = {"schema", "index", "limit", "max_rows", "max_bytes", "writes"}
 
@@ -94,43 +96,61 @@ class TableSpec:
         Raises:
             ConfigurationError: with one line for each thing that is wrong.
         """
-        problems = list(_problems(name, body))
+        problems = find_problems(name, body)
         if problems:
-            raise ConfigurationError([f"table {name!r}: {problem}" for problem in problems])
+            raise ConfigurationError([f"table {name!r}: {problem.text}" for problem in problems])
         schema = tuple((column, word) for column, word in body["schema"].items())
         numbers = {key: body.get(key) for key in ("limit", "max_rows", "max_bytes")}
         writes = cast(Writes, body.get("writes", "deny"))
         return cls(name, schema, body.get("index"), numbers["limit"], numbers["max_rows"], numbers["max_bytes"], writes)
 
 
-def _problems(name: str, body: Mapping[str, Any]) -> list[str]:
-    found = []
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a declaration: where in it (keys, from the outside in), and what."""
+
+    path: tuple[str, ...]
+    text: str
+
+
+def find_problems(name: str, body: Mapping[str, Any]) -> list[Problem]:
+    """Return everything that is wrong with a declaration as it stands in a tables file."""
+    found: list[Problem] = []
+
+    def say(text: str, *path: str) -> None:
+        found.append(Problem(path, text))
+
     if not NAME.fullmatch(name):
-        found.append("a name is a letter or _, then up to 99 letters, digits, and any of _ . -")
+        say("a name is a letter or _, then up to 99 letters, digits, and any of _ . -")
     for key in sorted(set(body) - _KEYS):
-        found.append(f"unknown setting {key!r}; known are {', '.join(sorted(_KEYS))}")
+        say(f"unknown setting {key!r}; known are {', '.join(sorted(_KEYS))}", key)
     schema = body.get("schema")
     if not isinstance(schema, Mapping) or not schema:
-        found.append("needs a schema that maps each column to its type")
+        say("needs a schema that maps each column to its type", "schema")
         schema = {}
+    if len(schema) > MAX_COLUMNS:
+        say(f"has {len(schema)} columns; at most {MAX_COLUMNS} are allowed", "schema")
     for column, word in schema.items():
         if not isinstance(column, str) or not column or column.startswith(("__", "psp_")) or "\0" in column:
-            found.append(f"column {column!r}: a column name is text that does not begin with '__' or 'psp_'")
-        elif word not in ARROW_TYPES:
-            found.append(f"column {column!r}: unknown type {word!r}; known are {', '.join(ARROW_TYPES)}")
-    index = body.get("index")
-    if index is not None and index not in schema:
-        found.append(f"index {index!r} is not a column of the schema")
+            say(f"column {column!r}: a column name is text that does not begin with '__' or 'psp_'", "schema", str(column))
+        elif not isinstance(word, str) or word not in ARROW_TYPES:
+            say(f"column {column!r}: unknown type {word!r}; known are {', '.join(ARROW_TYPES)}", "schema", column)
+    index, limit = body.get("index"), body.get("limit")
+    if index is not None and (not isinstance(index, str) or index not in schema):
+        say(f"index {index!r} is not a column of the schema", "index")
     elif index is not None and schema[index] in NOT_AN_INDEX:
-        found.append(f"index {index!r} is of type {schema[index]}, which cannot be a primary key")
-    for key in ("limit", "max_rows", "max_bytes"):
+        say(f"index {index!r} is of type {schema[index]}, which cannot be a primary key", "index")
+    for key, highest in (("limit", 2**31 - 1), ("max_rows", 2**31 - 1), ("max_bytes", 2**40)):
         value = body.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31):
-            found.append(f"{key} must be a whole number from 1 to {2**31 - 1}, not {value!r}")
-    if index is not None and body.get("limit") is not None:
-        found.append("has an index and a limit; the engine takes only one of them")
-    if index is None and all(body.get(key) is None for key in ("limit", "max_rows", "max_bytes")):
-        found.append("has no index and no limit, so it would grow for ever: give it max_rows or max_bytes")
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= highest):
+            say(f"{key} must be a whole number from 1 to {highest}, not {value!r}", key)
+    if index is not None and limit is not None:
+        say("has an index and a limit; the engine takes only one of them", "limit")
+    bounds = [key for key in ("max_rows", "max_bytes") if body.get(key) is not None]
+    if index is None and limit is None and not bounds:
+        say("has no index and no limit, so it would grow for ever: give it max_rows or max_bytes")
+    if (index is not None or limit is not None) and bounds:
+        say(f"{bounds[0]} is for tables without index and limit, which otherwise only grow", bounds[0])
     if body.get("writes", "deny") not in ("deny", "forward"):
-        found.append(f"writes must be deny or forward, not {body.get('writes')!r}")
+        say(f"writes must be deny or forward, not {body.get('writes')!r}", "writes")
     return found

@@ -87,7 +87,8 @@ class Sequencer:
 
     def wish(self, spec: TableSpec | None) -> None:
         """Make the table have another spec, or drop it; soon. `problem` says if that cannot be."""
-        if spec != self._wanted and spec != self._unwanted:
+        is_known_to_fail = self.problem is not None and spec == self._unwanted
+        if spec != self._wanted and not is_known_to_fail:
             self._wanted = spec
             self._spec = spec or self._spec
             self._unwanted = self.problem = None

@@ -1,16 +1,15 @@
 """The command `parallax`."""
 
 import argparse
-import asyncio
-import json
 import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 
+from parallax.commands import fleet, tables
+from parallax.errors import ConfigurationError, ParallaxError
 from parallax.settings import CommonSettings, load
-from parallax.status import disagreements, fleet, render, verify
-from parallax.store import STORE_ERRORS
+from parallax.store import STORE_ERRORS, place
 from parallax.version import VERSION
 
 
@@ -19,73 +18,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="parallax", description="Perspective tables for many viewers from many servers")
     parser.add_argument("--version", action="version", version=f"parallax {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add(commands, "status", _status, "show coordinators, tables and every node's position, lag, digest and sessions")
-    _add(commands, "verify", _verify, "make every replica compute its digest at one position, and compare them")
-    commands.add_parser("node", help="run a node (settings: PARALLAX_* variables)").set_defaults(run=_service)
-    commands.add_parser("coordinator", help="run a coordinator (settings: PARALLAX_* variables)").set_defaults(run=_service)
+
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], int] | None = None) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        if run is not None:
+            _add_common(command)
+            command.set_defaults(run=run)
+        return command
+
+    add("status", "show coordinators, tables and every node's position, lag, digest and sessions", fleet.status)
+    add("verify", "make every replica compute its digest at one position, and compare them", fleet.verify_all)
+    tables.add_arguments(add("tables", "list, show, create, alter and drop tables"), _add_common)
+    add("node", "run a node (settings: PARALLAX_* variables)").set_defaults(run=_service)
+    add("coordinator", "run a coordinator (settings: PARALLAX_* variables)").set_defaults(run=_service)
     commands.add_parser("demo", help="run a whole fleet on this machine, with real data", add_help=False).set_defaults(
         run=_demo
     )
+
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "demo":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     arguments.rest = rest
-    run: Callable[[argparse.Namespace], int] = arguments.run
-    return run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(f"parallax: {problem}", file=sys.stderr)
+        return 2
+    except ParallaxError as error:
+        print(f"parallax: {error}", file=sys.stderr)
+        return 1
+    except STORE_ERRORS as error:
+        print(f"parallax: Redis at {place(arguments.redis)}: {error}", file=sys.stderr)
+        return 1
+    return code
 
 
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    text: str,
-) -> None:
-    common = load(
-        CommonSettings, {key: os.environ[key] for key in ("PARALLAX_REDIS_URL", "PARALLAX_PREFIX") if key in os.environ}
-    )
-    command = commands.add_parser(name, help=text, description=text)
-    command.add_argument(
-        "--redis", default=common.redis_url, metavar="URL", help="default: PARALLAX_REDIS_URL or %(default)s"
-    )
+def _add_common(command: argparse.ArgumentParser) -> None:
+    names = ("PARALLAX_REDIS_URL", "PARALLAX_PREFIX")
+    common = load(CommonSettings, {name: os.environ[name] for name in names if name in os.environ})
+    where = "default: PARALLAX_REDIS_URL or %(default)s"
+    command.add_argument("--redis", default=common.redis_url, metavar="URL", help=where)
     command.add_argument("--prefix", default=common.prefix, help="default: PARALLAX_PREFIX or %(default)s")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=run)
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    try:
-        found = asyncio.run(fleet(arguments.redis, arguments.prefix))
-    except STORE_ERRORS as error:
-        return _no_redis(error)
-    return _show(arguments, found)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    try:
-        found = asyncio.run(verify(arguments.redis, arguments.prefix))
-    except STORE_ERRORS as error:
-        return _no_redis(error)
-    code = _show(arguments, found)
-    problems = disagreements(found)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else code
-
-
-def _show(arguments: argparse.Namespace, found: list[dict[str, object]]) -> int:
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-    elif found:
-        print(render(found))
-    if not found:
-        print(f"nobody announces himself under the prefix {arguments.prefix!r}: is anything running?", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _no_redis(error: BaseException) -> int:
-    print(f"parallax: Redis cannot be reached: {error}", file=sys.stderr)
-    return 1
 
 
 def _service(arguments: argparse.Namespace) -> int:

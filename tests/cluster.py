@@ -140,12 +140,15 @@ class Cluster:
         return answer.code, answer.body
 
     async def ready(self, name: str, seconds: float = READY_SECONDS) -> None:
-        """Wait until a member says it is ready."""
+        """Wait until a member says it is ready, and has every table."""
 
         async def is_ready() -> bool:
-            assert self.processes[name].is_running, self.processes[name].tail()
+            assert self.processes[name].pid  # waiting for the dead is no use
             code, body = await self.fetch(self.url(name, "/readyz", internal=True))
             assert code == 200, body.decode()
+            tables = (await self.status(name))["tables"]
+            states = {spec.name: tables.get(spec.name, {}).get("state") for spec in self.specs}
+            assert set(states.values()) == {"live"}, f"{states}"  # a fleet that never ran is ready before it has tables
             return True
 
         await until(is_ready, seconds, f"{name} is ready")

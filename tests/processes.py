@@ -22,6 +22,10 @@ PATIENCE = float(os.environ.get("PARALLAX_TEST_PATIENCE", "1"))
 T = TypeVar("T")
 
 
+class Ended(Exception):
+    """A program that should run has ended."""
+
+
 async def until(ask: Callable[[], Awaitable[T]], seconds: float, what: str) -> T:
     """Ask again and again until the answer is true, and return it.
 
@@ -55,9 +59,9 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id; an error if it does not run."""
+        """The process id; raises Ended if it does not run."""
         if self._running is None or self._running.poll() is not None:
-            raise AssertionError(f"{self.name} does not run:\n{self.tail()}")
+            raise Ended(f"{self.name} does not run:\n{self.tail()}")
         return self._running.pid
 
     @property
@@ -162,7 +166,7 @@ class RedisServer(Process):
         """Wait until it answers, its data loaded."""
 
         async def answers() -> bool:
-            assert self.is_running, self.tail()
+            assert self.pid
             with Redis(port=self.port, socket_timeout=1) as client:
                 return bool(client.ping())
 

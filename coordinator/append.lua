@@ -2,7 +2,7 @@
 -- The only writer of a log. In one call: compare the top, append, take what was carried out of ingest, move what was refused, publish.
 -- Without records and refusals it is the heartbeat: the same comparison, then the true top is published.
 --
--- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs
+-- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs, 8 trying
 -- ARGV: 1 expected top, 2 feed channel, 3 sender, 4 cap of rejected,
 --       5 n, then n pairs (id, record)
 --       then m, m ingest ids that these records carry
@@ -87,6 +87,16 @@ end
 
 for first = 1, #done, 1000 do
   redis.call('XDEL', ingest, unpack(done, first, math.min(first + 999, #done)))
+end
+
+if #done > 0 then
+  -- What was tried is done. While suspects go one at a time, only this one is.
+  if redis.call('HEXISTS', KEYS[8], 'suspect') == 1 then
+    for _, id in ipairs(done) do redis.call('HDEL', KEYS[8], 'alone ' .. id) end
+    redis.call('HDEL', KEYS[8], 'attempts', 'last')
+  else
+    redis.call('DEL', KEYS[8])
+  end
 end
 
 for _, chunk in ipairs(chunks) do redis.call('PERSIST', chunk) end

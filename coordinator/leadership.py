@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from coordinator.batch import Limits
 from coordinator.catalog import Catalog, Wish
+from coordinator.channel import Channel
 from coordinator.history import History
 from coordinator.lease import Lease
 from coordinator.log import Log
@@ -36,6 +37,7 @@ class Leadership:
 
     def __init__(self, redis: "Redis", lease: Lease, replicas: Replicas, settings: CoordinatorSettings) -> None:
         self.sequencers: dict[str, Sequencer] = {}
+        self._channels: dict[str, Channel] = {}
         self._redis = redis
         self._lease = lease
         self._replicas = replicas
@@ -157,11 +159,13 @@ class Leadership:
             self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds
         )
         self.sequencers[spec.name] = sequencer
-        tasks.start(self._lead_until_dropped(sequencer, snapshots, spec.name), name=f"table {spec.name}")
+        channel = self._channels[spec.name] = Channel(self._redis, self._replicas.feed, replica.keys.ingest)
+        tasks.start(self._lead_until_dropped(sequencer, snapshots, channel, spec.name), name=f"table {spec.name}")
 
-    async def _lead_until_dropped(self, sequencer: Sequencer, snapshots: Snapshots, name: str) -> None:
+    async def _lead_until_dropped(self, sequencer: Sequencer, snapshots: Snapshots, channel: Channel, name: str) -> None:
         async with Tasks(self._task_failed) as tasks:
             tasks.start(snapshots.run(), name=f"snapshots {name}")
+            tasks.start(channel.run(), name=f"channel {name}")
             await sequencer.run()
         del self.sequencers[name]
 
@@ -249,6 +253,8 @@ class Leadership:
                 "backlog": sequencer.backlog,
                 "top": str(sequencer.top),
                 "problem": sequencer.problem,
+                "channel_messages": self._channels[name].messages,
+                "channel_dropped": self._channels[name].dropped,
             }
             for name, sequencer in self.sequencers.items()
         }

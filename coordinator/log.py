@@ -87,7 +87,7 @@ class Log:
         else:
             chunks = keys.chunks(manifest.snapshot, manifest.chunks)
             arguments += (str(manifest.position), manifest.encode(), len(chunks), *chunks)
-        names = [keys.log, keys.ingest, keys.rejected, keys.manifest, keys.want, keys.verify, keys.blobs]
+        names = [keys.log, keys.ingest, keys.rejected, keys.manifest, keys.want, keys.verify, keys.blobs, keys.trying]
         said, top, wanted, verify, held = await self._append_script(keys=names, args=arguments)
         if text(said) == "chunk":
             raise Forked(f"table {keys.table!r}: a chunk that was just written is gone")

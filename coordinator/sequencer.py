@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 INLINE_BYTES = 1 << 16  # batches below this are validated on the event loop; larger ones in a thread
 RETRY_SECONDS = 0.2
+DEADLY = 2  # so many attempts at one entry alone that came to nothing make it suspect of killing its reader
 SHOWN_REFUSALS = 3  # of one batch, in the program's log; all are in `rejected`
 
 
@@ -99,17 +100,21 @@ class Sequencer:
         Raises:
             SteppedDown: another one leads.
         """
+        has_survived = False
         try:
             while not self._is_dropped:
                 try:
                     self.head = await self._history.begin(self._spec)
                     self.counts.begins += 1
+                    if has_survived:  # what was given out and not appended has not killed us
+                        await self._redis.delete(self._keys.trying)
                     self._snapshots.weigh(await self._redis.memory_usage(self._keys.log) or 0)
                     await self._sequence()
                 except (*STORE_ERRORS, Forked) as error:
                     self.counts.forks += isinstance(error, Forked)
                     log.warning("table %s: %s; starting over", self._keys.table, error)
                     self.head = None
+                    has_survived = True
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
             self.head = None
@@ -129,8 +134,10 @@ class Sequencer:
                 beat_at = now + BEAT_SECONDS
                 await self._advance(self.head, [])
                 continue
-            entries = await self._take()
-            if entries:
+            entries, tried = await self._take()
+            if entries and tried >= DEADLY:
+                await self._refuse_unread(self.head, entries[0][0])
+            elif entries:
                 await self._carry(self.head, entries)
             else:
                 await self._wait(min(beat_at, verify_at) - time.monotonic())
@@ -149,12 +156,20 @@ class Sequencer:
             self.problem, self._unwanted = str(error), self._wanted
             self._wanted = head.spec
 
-    async def _take(self) -> list[tuple[bytes, Sequence[bytes]]]:
-        entries, backlog = await self._take_script(
-            keys=[self._keys.ingest], args=[self._limits.batch_entries, self._limits.batch_bytes]
+    async def _take(self) -> tuple[list[tuple[bytes, Sequence[bytes]]], int]:
+        """Return entries, and how often the first was tried alone before, in vain."""
+        entries, backlog, tried = await self._take_script(
+            keys=[self._keys.ingest, self._keys.trying], args=[self._limits.batch_entries, self._limits.batch_bytes]
         )
         self.backlog = int(backlog)
-        return [(entry[0], entry[1]) for entry in entries]
+        return [(entry[0], entry[1]) for entry in entries], int(tried)
+
+    async def _refuse_unread(self, head: Head, entry_id: bytes) -> None:
+        """Refuse an entry without looking at it."""
+        reason = f"its reader died {DEADLY} times while it was tried alone; it was not read again"
+        await self._advance(head, [], Batch(refused=[(entry_id, reason)]))
+        self.counts.refused += 1
+        self._say_refused([(entry_id, reason)])
 
     async def _wait(self, seconds: float) -> None:
         """Wait until ingest holds something, or until the time is up."""
@@ -197,7 +212,10 @@ class Sequencer:
             self._snapshots.request()
 
     def _say_refused(self, refused: list[tuple[bytes, str]]) -> None:
-        for entry_id, reason in refused[:SHOWN_REFUSALS]:
+        for entry_id, reason in refused[
+            :  # so many attempts at one entry alone that came to nothing make it suspect of killing its reader
+            SHOWN_REFUSALS
+        ]:
             log.warning("table %s: refused entry %s: %s", self._keys.table, text(entry_id), reason)
         if len(refused) > SHOWN_REFUSALS:
             log.warning("table %s: refused %d more entries", self._keys.table, len(refused) - SHOWN_REFUSALS)

@@ -1,20 +1,52 @@
-#!lua flags=no-writes
--- What is in ingest, from its start.  KEYS: ingest.  ARGV: most entries, bytes after which no more are taken.
--- Answers {entries, how many there are in all}, each entry {id, {field, value, ...}}; at least one where there is one.
-local out, weight, start = {}, 0, '-'
+#!lua flags=allow-oom
+-- What is in ingest, from its start; and a note of what is being tried, so that an entry that kills its reader is found.
+-- KEYS: 1 ingest, 2 trying.  ARGV: 1 most entries, 2 bytes after which no more are taken.
+-- Answers {entries, how many there are in all, how often the first one was tried alone before}; each entry is
+-- {id, {field, value, ...}}; at least one entry where there is one.
+--
+-- `trying` is deleted by append when it is done. What is left of it tells that a reader died, or lost Redis: after two such
+-- attempts the entries are given out one at a time, until the last one of that batch is through.
+local ingest, trying = KEYS[1], KEYS[2]
 local most, budget = tonumber(ARGV[1]), tonumber(ARGV[2])
-while #out < most and weight < budget do
-  local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', math.min(64, most - #out))
+
+local backlog = redis.call('XLEN', ingest)
+if backlog == 0 then return {{}, 0, 0} end
+
+local suspect = redis.call('HGET', trying, 'suspect')
+if not suspect and tonumber(redis.call('HGET', trying, 'attempts') or 0) >= 2 then
+  suspect = redis.call('HGET', trying, 'last')
+  redis.call('HSET', trying, 'suspect', suspect)
+end
+if suspect then
+  if #redis.call('XRANGE', ingest, '-', suspect, 'COUNT', 1) > 0 then
+    most = 1
+  else
+    redis.call('DEL', trying)
+  end
+end
+
+local out, weight, start = {}, 0, '-'
+local is_full = false
+while #out < most and weight < budget and not is_full do
+  local entries = redis.call('XRANGE', ingest, start, '+', 'COUNT', math.min(64, most - #out))
   if #entries == 0 then break end
   for _, entry in ipairs(entries) do
     local size = 0
     for _, part in ipairs(entry[2]) do size = size + #part end
     if #out > 0 and weight + size > budget then
-      return {out, redis.call('XLEN', KEYS[1])}
+      is_full = true
+      break
     end
     out[#out + 1] = entry
     weight = weight + size
     start = '(' .. entry[1]
   end
 end
-return {out, redis.call('XLEN', KEYS[1])}
+
+local alone = 0
+if #out == 1 then
+  alone = redis.call('HINCRBY', trying, 'alone ' .. out[1][1], 1) - 1
+end
+redis.call('HSET', trying, 'last', out[#out][1])
+redis.call('HINCRBY', trying, 'attempts', 1)
+return {out, backlog, alone}

@@ -12,7 +12,7 @@ from parallax.store import connect, load_script
 from tests.processes import RedisServer, until
 
 KEYS = TableKeys("test", "t")
-ALL = [KEYS.log, KEYS.ingest, KEYS.rejected, KEYS.manifest, KEYS.want, KEYS.verify, KEYS.blobs]
+ALL = [KEYS.log, KEYS.ingest, KEYS.rejected, KEYS.manifest, KEYS.want, KEYS.verify, KEYS.blobs, KEYS.trying]
 CHUNK = KEYS.chunk("s", 0)
 
 
@@ -154,16 +154,44 @@ async def test_a_page_is_inclusive_bounded_and_says_the_top(redis: Any) -> None:
     assert await page(redis, "7-60") == (b"7-60", []), "a log trimmed to nothing still knows its top"
 
 
+async def take(redis: Any, most: int = 100, budget: int = 1 << 20) -> tuple[list[bytes], int, int]:
+    script = load_script(redis, "coordinator", "take.lua")
+    entries, backlog, tried = await script(keys=[KEYS.ingest, KEYS.trying], args=[most, budget])
+    return [entry for entry, _ in entries], backlog, tried
+
+
 async def test_take_reads_from_the_start_within_its_budget(redis: Any) -> None:
-    take = load_script(redis, "coordinator", "take.lua")
-    assert await take(keys=[KEYS.ingest], args=[10, 100]) == [[], 0]
+    assert await take(redis) == ([], 0, 0)
     ids = [await redis.xadd(KEYS.ingest, {"data": "x" * 50}) for _ in range(100)]
-    entries, backlog = await take(keys=[KEYS.ingest], args=[1000, 120])
-    assert ([entry for entry, _ in entries], backlog) == (ids[:2], 100)
-    entries, _ = await take(keys=[KEYS.ingest], args=[70, 1 << 20])
-    assert [entry for entry, _ in entries] == ids[:70]
-    entries, _ = await take(keys=[KEYS.ingest], args=[1000, 1])
-    assert len(entries) == 1, "one that is larger than the budget still comes"
+    await redis.delete(KEYS.trying)
+    assert await take(redis, 1000, 120) == (ids[:2], 100, 0)
+    await redis.delete(KEYS.trying)
+    assert (await take(redis, 70))[0] == ids[:70]
+    await redis.delete(KEYS.trying)
+    assert (await take(redis, 1000, 1))[0] == ids[:1], "one that is larger than the budget still comes"
+
+
+async def test_what_was_tried_twice_in_vain_is_given_out_one_at_a_time(redis: Any) -> None:
+    ids = [await redis.xadd(KEYS.ingest, {"data": str(number)}) for number in range(4)]
+    assert [await take(redis, 3) for _ in range(2)] == [(ids[:3], 4, 0)] * 2
+    later = await redis.xadd(KEYS.ingest, {"data": "later"})
+    assert await take(redis) == (ids[:1], 5, 0)
+    assert (await append(redis, "0-0", [("7-1", b"r")], ids[:1]))[0] == b"yes"
+    assert [await take(redis) for _ in range(3)] == [(ids[1:2], 4, tried) for tried in range(3)], "the deadly one"
+    await append(redis, "7-1", refused=[(ids[1], "deadly")])
+    assert await take(redis) == (ids[2:3], 3, 0)
+    await append(redis, "7-1", [("7-2", b"r")], ids[2:3])
+    assert await take(redis) == ([ids[3], later], 2, 0), "behind the suspects all is as ever"
+    await append(redis, "7-2", [("7-3", b"r")], [ids[3], later])
+    assert await redis.exists(KEYS.trying) == 0
+
+
+async def test_what_is_done_is_forgotten(redis: Any) -> None:
+    for number in range(1, 5):
+        entry = await redis.xadd(KEYS.ingest, {"data": "x"})
+        assert await take(redis) == ([entry], 1, 0)
+        await append(redis, f"7-{number - 1}" if number > 1 else "0-0", [(f"7-{number}", b"r")], [entry])
+        assert await redis.exists(KEYS.trying) == 0
 
 
 async def test_a_snapshot_is_published_only_if_it_can_be_used(redis: Any) -> None:

@@ -30,12 +30,12 @@ class Inbox:
         self._messages: deque[bytes | None] = deque()  # at most INBOX_MESSAGES
         self._bytes = 0  # the sum of their sizes; at most INBOX_BYTES and one message
         self._arrived = asyncio.Event()
-        self.overflows = 0
+        self.dropped = 0
 
     def put(self, message: bytes | None) -> None:
         """Add a message."""
         if len(self._messages) >= INBOX_MESSAGES or self._bytes >= INBOX_BYTES:
-            self.overflows += 1
+            self.dropped += len(self._messages)
             self._messages.clear()
             self._bytes = 0
         self._messages.append(message)

@@ -19,6 +19,11 @@ class TableKeys:
         return self._key("in")
 
     @property
+    def trying(self) -> str:
+        """Hash: which entries of ingest were given out and not done with; what is left of it tells of a reader's death."""
+        return self._key("trying")
+
+    @property
     def log(self) -> str:
         """Stream: the table's records, each under its position as its ID. Never deleted."""
         return self._key("log")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from coordinator.entry import Entry
+from coordinator.limits import Limits as Limits
 from coordinator.validate import Rows, join, read, validate
 from parallax.errors import BadEntry
 from parallax.replication.record import Op
@@ -14,16 +15,6 @@ from parallax.replication.spec import TableSpec
 from parallax.replication.window import Window
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much one record, and one look at ingest, may hold."""
-
-    batch_rows: int = 100_000
-    batch_bytes: int = 4 << 20
-    batch_entries: int = 5_000
-    inline_max: int = 1 << 20  # neighbours are merged up to this payload; what is larger by itself is stored beside the log
 
 
 @dataclass(slots=True)
@@ -65,7 +56,7 @@ def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec
                     batch.carried.append(entry_id)
                     continue
                 seen[entry.producer] = entry.seq
-            rows = read(entry)
+            rows = read(entry, spec, limits)
         except Exception as error:  # noqa: BLE001 - one entry's effect on its reader must not stop the table
             batch.refused.append((entry_id, _reason(error)))
             continue

@@ -15,8 +15,11 @@ MAX_NAME_BYTES = 200
 class Format(StrEnum):
     """How an entry's data is written."""
 
-    ARROW = "arrow"
-    JSON = "json"
+    ARROW = "arrow"  # an IPC stream or file
+    JSON = "json"  # [{"column": value, ...}, ...], or one such object
+    COLUMNS = "columns"  # {"column": [value, ...], ...}
+    NDJSON = "ndjson"  # {"column": value, ...}, one on each line
+    CSV = "csv"  # the first line names the columns
 
 
 OPS = {change.encode(): change for change in CHANGES}

@@ -4,6 +4,7 @@ Text without a zone is UTC. A time finer than a millisecond is refused, unless t
 """
 
 import re
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 
 import pyarrow as pa
@@ -54,8 +55,7 @@ def dates(texts: pa.StringArray, column: str) -> pa.Array:
     return made
 
 
-def _each(texts: pa.StringArray, read: "type[date] | object", column: str) -> list[object]:
-    assert callable(read)
+def _each(texts: pa.StringArray, read: Callable[[str], object], column: str) -> list[object]:
     found: list[object] = []
     for row, text in enumerate(texts.to_pylist()):
         try:
@@ -90,8 +90,9 @@ def moment_of(text: str) -> int:
     if not found:
         raise ValueError('is not a time in ISO 8601, such as "2013-01-01T10:00:00Z"')
     *parts, fraction, sign, hours, minutes = found.groups()
+    year, month, day, hour, minute, second = (int(part or 0) for part in parts)
     try:
-        local = datetime(*(int(part or 0) for part in parts))  # noqa: DTZ001 - as above
+        local = datetime(year, month, day, hour, minute, second)  # noqa: DTZ001 - as above
     except ValueError as error:
         raise ValueError(f"is not a time: {error}") from None
     offset = int(hours or 0) * 60 + int(minutes or 0)

@@ -2,157 +2,109 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from coordinator.arrow_rows import read_arrow
+from coordinator.content import Content
+from coordinator.csv_rows import read_csv
 from coordinator.entry import Entry, Format
-from coordinator.json_rows import JsonRow, fit_json, read_json
+from coordinator.json_rows import JsonRows, read_columns, read_json, read_ndjson
+from coordinator.limits import Limits
+from coordinator.misfit import Misfit
+from coordinator.moments import FIRST_DAY, LAST_DAY
 from parallax.errors import BadEntry
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 
-FIRST_DAY = (date.min - date(1970, 1, 1)).days
-LAST_DAY = (date.max - date(1970, 1, 1)).days
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Rows:
-    """What an entry's data holds, read but not yet held against the table: JSON rows, or an Arrow table.
-
-    Rows of neighbouring entries that are alike can be joined and checked together, which costs a fraction.
-    """
+    """What an entry's data holds, read but not yet held against the table."""
 
     op: Op
-    json: list[JsonRow] | None
-    arrow: list[pa.Table]  # one, or several of one schema
+    content: Content
 
     def is_like(self, other: "Rows") -> bool:
-        """Say whether the two can be joined."""
-        if self.op is not Op.UPDATE or other.op is not Op.UPDATE or (self.json is None) != (other.json is None):
-            return False
-        return self.json is not None or bool(self.arrow[0].schema.equals(other.arrow[0].schema))
+        """Say whether the two can be joined and checked together."""
+        return self.op is Op.UPDATE and other.op is Op.UPDATE and self.content.is_like(other.content)
 
     def __len__(self) -> int:
-        return len(self.json) if self.json is not None else sum(table.num_rows for table in self.arrow)
+        return len(self.content)
 
 
-def read(entry: Entry) -> Rows:
-    """Read an entry's data.
+def read(entry: Entry, spec: TableSpec, limits: Limits) -> Rows:
+    """Read an entry's data; what is larger than the limits is refused before it is read.
 
     Raises:
-        BadEntry: it is not what its format says.
+        BadEntry: it is not what its format says, or too large.
     """
-    if entry.op is Op.CLEAR:
-        return Rows(entry.op, [], [])
-    if entry.format is Format.ARROW:
-        return Rows(entry.op, None, [_read_arrow(entry.data)])
-    return Rows(entry.op, read_json(entry.data), [])
+    if len(entry.data) > limits.max_entry_bytes:
+        raise BadEntry(
+            f"data is {len(entry.data)} bytes long; the most is {limits.max_entry_bytes}: send it in smaller entries"
+        )
+    try:
+        return Rows(entry.op, _read(entry, spec, limits.max_entry_rows_bytes))
+    except Misfit as misfit:
+        raise misfit.refusal(None if misfit.row is None else f"row {misfit.row}") from None
+
+
+def _read(entry: Entry, spec: TableSpec, most_bytes: int) -> Content:
+    match entry.format:
+        case None:  # clear
+            return JsonRows([])
+        case Format.ARROW:
+            return read_arrow(entry.data, spec, most_bytes)
+        case Format.CSV:
+            return read_csv(entry.data, spec, most_bytes)
+        case Format.JSON:
+            return read_json(entry.data, most_bytes)
+        case Format.NDJSON:
+            return read_ndjson(entry.data, most_bytes)
+        case Format.COLUMNS:
+            return read_columns(entry.data, most_bytes)
 
 
 def join(alike: Sequence[Rows]) -> Rows:
     """Return all rows in their order."""
-    first = alike[0]
-    if len(alike) == 1:
-        return first
-    if first.json is not None:
-        return Rows(first.op, [row for rows in alike for row in rows.json or ()], [])
-    return Rows(first.op, None, [table for rows in alike for table in rows.arrow])
+    first, *others = alike
+    return Rows(first.op, first.content.joined([rows.content for rows in others])) if others else first
 
 
 def validate(rows: Rows, spec: TableSpec) -> list[pa.Table]:
     """Return the rows as tables whose columns are a subset of the spec's, in the spec's order and types.
 
-    Arrow data gives one table; JSON rows give one for each run of rows that have the same columns, because a missing column
-    keeps its value and a null overwrites it. For `remove` the only column is the index.
+    JSON rows give one table for each run of rows that have the same columns, because a missing column keeps its value and a
+    null overwrites it; other formats give one table. For `remove` the only column is the index.
 
     Raises:
         BadEntry: what was sent does not fit.
     """
-    if rows.json is not None:
-        fitted = fit_json(rows.json, spec)
-    else:
-        table = pa.concat_tables(rows.arrow) if len(rows.arrow) > 1 else rows.arrow[0]
-        fitted = [_fit(table, spec)]
-    for table in fitted:
-        _check_rows(table, spec, rows.op)
-    if rows.op is Op.REMOVE:
-        fitted = [table.select([spec.index]) for table in fitted]
+    first = 0
+    try:
+        fitted = rows.content.fit(spec)
+        for table in fitted:
+            _check_rows(table, spec, rows.op)
+            first += table.num_rows
+    except Misfit as misfit:
+        raise misfit.refusal(None if misfit.row is None else rows.content.place(first + misfit.row)) from None
     return [table for table in fitted if table.num_rows]
 
 
-def _read_arrow(data: bytes) -> pa.Table:
-    try:
-        reader = pa.ipc.open_file(data) if data.startswith(b"ARROW1") else pa.ipc.open_stream(data)
-        with reader:
-            table = reader.read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise BadEntry(f"data is not a readable Arrow IPC stream or file: {_first_line(error)}") from error
-    return table
-
-
-def _fit(table: pa.Table, spec: TableSpec) -> pa.Table:
-    """Bring a table to the spec's column order and types, by casts that lose nothing."""
-    schema = spec.arrow_schema
-    names = table.column_names
-    unknown = [name for name in names if name not in spec.columns]
-    if unknown:
-        raise BadEntry(f"unknown column {unknown[0]!r}; the table has {', '.join(spec.columns)}")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadEntry(f"column {twice!r} is given twice")
-    columns = []
-    wanted = [field for field in schema if field.name in names]
-    for field in wanted:
-        columns.append(_cast(table.column(field.name), field))
-    return pa.Table.from_arrays(columns, schema=pa.schema(wanted))
-
-
-def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    kind = column.type
-    if kind == field.type:
-        return column
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_null(kind) or _is_same_family(kind, field.type):
-        try:
-            return column.cast(kind, safe=True).cast(field.type, safe=True)
-        except pa.ArrowException as error:
-            raise BadEntry(f"column {field.name!r}: {_first_line(error)}") from error
-    raise BadEntry(f"column {field.name!r} is {column.type}, but the table's is {field.type}; cast it before publishing")
-
-
-def _is_same_family(given: pa.DataType, wanted: pa.DataType) -> bool:
-    """Say whether a value-checked cast from `given` to `wanted` keeps every value's meaning."""
-    types = pa.types
-    if types.is_integer(given):
-        return bool(types.is_integer(wanted) or types.is_float64(wanted) or types.is_float32(wanted))
-    if types.is_floating(given):
-        return bool(types.is_floating(wanted) and given.bit_width <= wanted.bit_width)
-    if types.is_timestamp(given):
-        return bool(types.is_timestamp(wanted))
-    if types.is_date(given):
-        return bool(types.is_date(wanted))
-    if types.is_large_string(given) or types.is_string_view(given) or types.is_string(given):
-        return bool(types.is_string(wanted))
-    return bool(given == wanted)
-
-
 def _check_rows(table: pa.Table, spec: TableSpec, op: Op) -> None:
-    if spec.index is not None:
+    if spec.index is not None and (table.num_rows or table.num_columns):
         if spec.index not in table.column_names:
-            raise BadEntry(f"the index column {spec.index!r} is missing; each row needs it")
+            raise Misfit(f"the index column {spec.index!r} is missing; each row needs it")
         keys = table.column(spec.index)
         if keys.null_count:
-            row = next(number for number, key in enumerate(keys) if not key.is_valid)
-            raise BadEntry(f"row {row}: the index column {spec.index!r} is null; each row needs a key")
+            row = pc.index(keys.is_null(), True).as_py()
+            raise Misfit(f"the index column {spec.index!r} is null; each row needs a key", row=row)
     elif not table.num_columns and table.num_rows:
-        raise BadEntry(f"the rows have no columns; the table has {', '.join(spec.columns)}")
+        raise Misfit(f"the rows have no columns; the table has {', '.join(spec.columns)}")
     if op is Op.REMOVE and table.num_columns > 1:
         others = [name for name in table.column_names if name != spec.index]
-        raise BadEntry(f"op remove takes only the index column {spec.index!r}, not {others[0]!r}")
+        raise Misfit(f"op remove takes only the index column {spec.index!r}, not {others[0]!r}")
     for field in table.schema:
         if pa.types.is_string(field.type):
             _check_text(table.column(field.name), field.name)
@@ -167,7 +119,7 @@ def _check_text(column: pa.ChunkedArray, name: str) -> None:
         if data is not None and b"\0" in memoryview(data).tobytes():
             for row, value in enumerate(column.to_pylist()):
                 if value is not None and "\0" in value:
-                    raise BadEntry(f"row {row}, column {name!r}: text with a NUL character, which Perspective cannot hold")
+                    raise Misfit("text with a NUL character, which Perspective cannot hold", row=row, column=name)
 
 
 def _check_dates(column: pa.ChunkedArray, name: str) -> None:
@@ -176,9 +128,4 @@ def _check_dates(column: pa.ChunkedArray, name: str) -> None:
     outside = pc.or_(pc.less(days, FIRST_DAY), pc.greater(days, LAST_DAY))
     if pc.any(outside).as_py():
         row = pc.index(outside, True).as_py()
-        raise BadEntry(f"row {row}, column {name!r}: a date outside the years 1 to 9999 (day {days[row]} since 1970)")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+        raise Misfit(f"a date outside the years 1 to 9999 (day {days[row]} since 1970)", row=row, column=name)

@@ -111,7 +111,7 @@ def test_every_type_from_json_exactly() -> None:
         ({"id": "a", "n": True}, ["'n'", "true", "whole number"]),
         ({"id": "a", "x": "1"}, ["'x'", "number"]),
         ({"id": "a", "x": 2**53 + 1}, ["'x'", str(2**53 + 1), "exactly"]),
-        ('{"id": "a", "x": 1e400}', ["'x'", "exactly"]),
+        ('{"id": "a", "x": 1e400}', ["'x'", "too large"]),
         ({"id": "a", "big": 2**63}, ["'big'", str(2**63)]),
         ({"id": 7}, ["'id'", "text"]),
         ({"id": "a", "y": 1}, ["row 0", "unknown column 'y'", "id, n, x, big"]),
@@ -157,13 +157,13 @@ def test_entries_that_make_no_sense_are_refused(parts: list[bytes], says: str) -
     ("table", "says"),
     [
         (pa.table({"id": ["a"], "n": pa.array([2**31], pa.int64())}), "2147483648"),
-        (pa.table({"id": ["a"], "n": ["1"]}), "column 'n' is string, but the table's is int32"),
+        (pa.table({"id": ["a"], "n": ["1"]}), "column 'n': its type is string, but the table's is int32"),
         (pa.table({"id": ["a"], "x": pa.array([2**53 + 1], pa.int64())}), "'x'"),
         (pa.table({"id": ["a"], "z": [1]}), "unknown column 'z'"),
         (pa.table({"n": pa.array([1], pa.int32())}), "index column 'id' is missing"),
         (pa.table({"id": ["a", None]}), "row 1: the index column 'id' is null"),
         (pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["id", "id"]), "given twice"),
-        (pa.table({"id": ["a"], "n": pa.DictionaryArray.from_arrays(pa.array([0]), pa.array([[1]]))}), "'n' is dictionary"),
+        (pa.table({"id": ["a"], "n": pa.DictionaryArray.from_arrays(pa.array([0]), pa.array([[1]]))}), "'n': its type is dictionary"),
     ],
 )
 def test_arrow_that_does_not_fit_is_refused(table: pa.Table, says: str) -> None:

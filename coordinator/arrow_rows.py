@@ -1,0 +1,173 @@
+"""Arrow IPC streams and files: refused before they inflate, checked to the last byte, cast only where nothing is lost."""
+
+import re
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from coordinator.inflation import inflated_bytes
+from coordinator.misfit import Misfit, shortened
+from parallax.errors import BadEntry
+from parallax.replication.spec import TableSpec
+
+FILE_MAGIC = b"ARROW1\0\0"
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, struct.error)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowRows:
+    """Tables of one schema."""
+
+    tables: list[pa.Table]
+
+    def __len__(self) -> int:
+        return sum(table.num_rows for table in self.tables)
+
+    def is_like(self, other: object) -> bool:
+        """Say whether the two have the same columns and types."""
+        return isinstance(other, ArrowRows) and bool(self.tables[0].schema.equals(other.tables[0].schema))
+
+    def joined(self, others: Sequence[Self]) -> "ArrowRows":
+        """Return all rows in their order."""
+        return ArrowRows([*self.tables, *(table for other in others for table in other.tables)])
+
+    def fit(self, spec: TableSpec) -> list[pa.Table]:
+        """Return the one table, brought to the spec's order and types by casts that lose nothing."""
+        table = pa.concat_tables(self.tables) if len(self.tables) > 1 else self.tables[0]
+        fields = [field for field in spec.arrow_schema if field.name in table.column_names]
+        return [pa.Table.from_arrays([_cast(table.column(field.name), field) for field in fields], schema=pa.schema(fields))]
+
+    def place(self, row: int) -> str:
+        """Return where a row is."""
+        return f"row {row}"
+
+
+def read_arrow(data: bytes, spec: TableSpec, most_bytes: int) -> ArrowRows:
+    """Return the rows of an Arrow IPC stream or file.
+
+    Raises:
+        BadEntry: it is not Arrow, or would take more than `most_bytes` of memory.
+        Misfit: its columns are not the table's, or a text is not UTF-8.
+    """
+    # A file is a stream with a head and a footer. Reading it as one means that no batch is met twice, whatever its footer says.
+    stream = memoryview(data)[len(FILE_MAGIC) :] if data.startswith(FILE_MAGIC) else memoryview(data)
+    try:
+        _check_size(inflated_bytes(stream), most_bytes)
+        with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
+            _check_columns(reader.schema, spec)
+            table = reader.read_all()
+    except UNREADABLE as error:
+        raise BadEntry(f"data is not a readable Arrow IPC stream or file: {_first_line(error)}") from error
+    _check_values(table)
+    _check_size(_expanded_bytes(table, spec), most_bytes)
+    return ArrowRows([table])
+
+
+def _check_size(size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise BadEntry(
+            f"data would take {size >> 20} MiB of memory; the most is {most_bytes >> 20} MiB: send it in smaller entries"
+        )
+
+
+def _check_columns(schema: pa.Schema, spec: TableSpec) -> None:
+    seen = set()
+    wanted = dict(zip(spec.columns, spec.arrow_schema.types, strict=True))
+    for field in schema:
+        if field.name not in wanted:
+            raise Misfit(f"unknown column {shortened(field.name)!r}; the table has {', '.join(spec.columns)}")
+        if field.name in seen:
+            raise Misfit(f"column {field.name!r} is given twice")
+        seen.add(field.name)
+        if not _is_castable(field.type, wanted[field.name]):
+            kind, own = shortened(str(field.type)), wanted[field.name]
+            raise Misfit(f"its type is {kind}, but the table's is {own}; cast it before publishing", column=field.name)
+
+
+def _is_castable(given: pa.DataType, wanted: pa.DataType) -> bool:
+    """Say whether a value-checked cast from `given` to `wanted` keeps every value's meaning."""
+    if types.is_dictionary(given):
+        given = given.value_type
+    if types.is_integer(given):
+        return bool(types.is_integer(wanted) or types.is_floating(wanted))
+    if types.is_floating(given):
+        return bool(types.is_floating(wanted) and given.bit_width <= wanted.bit_width)
+    if types.is_timestamp(given):
+        return bool(types.is_timestamp(wanted))
+    if types.is_date(given):
+        return bool(types.is_date(wanted))
+    if types.is_large_string(given) or types.is_string_view(given) or types.is_string(given):
+        return bool(types.is_string(wanted))
+    return bool(types.is_null(given) or given == wanted)
+
+
+def _check_values(table: pa.Table) -> None:
+    """Check what a broken writer gets wrong: offsets, UTF-8, dictionary places."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        first = 0
+        for chunk in column.chunks:
+            try:
+                chunk.validate(full=True)
+            except pa.ArrowException as error:
+                reason = _first_line(error)
+                found = re.search(r"UTF8 sequence at string index (\d+)", reason)
+                if found and not types.is_dictionary(column.type):
+                    raise Misfit("is not UTF-8", row=first + int(found[1]), column=name) from None
+                raise Misfit(f"its data is broken: {reason}", column=name) from None
+            first += len(chunk)
+
+
+def _expanded_bytes(table: pa.Table, spec: TableSpec) -> int:
+    """Return what the rows take in the table's types. A dictionary, a view or a column of nulls can stand for far more than it holds."""
+    fields = [spec.arrow_schema.field(name) for name in table.column_names]
+    size = sum(table.num_rows * (5 if types.is_string(field.type) else field.type.bit_width // 8 + 1) for field in fields)
+    if size > 1 << 32:  # beyond any limit; the sums below would take long
+        return int(size)
+    for column in table.columns:
+        if types.is_dictionary(column.type) and not types.is_primitive(column.type.value_type):
+            for chunk in column.chunks:
+                size += pc.sum(pc.binary_length(chunk.dictionary).cast(pa.int64()).take(chunk.indices)).as_py() or 0
+        elif types.is_string_view(column.type):
+            size += pc.sum(pc.binary_length(column).cast(pa.int64())).as_py() or 0
+    return int(size + table.nbytes)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    if column.type == field.type:
+        return column
+    plain = column.type.value_type if types.is_dictionary(column.type) else column.type
+
+    def cast(some: pa.ChunkedArray) -> pa.ChunkedArray:
+        return some.cast(plain, safe=True).cast(field.type, safe=True)
+
+    try:
+        return cast(column)
+    except pa.ArrowException as error:
+        row = _first_bad(column, cast)
+        value = "" if row is None else f"{shortened(str(column[row].cast(pa.string())))} "
+        raise Misfit(f"{value}does not fit {field.type}: {_first_line(error)}", row=row, column=field.name) from None
+
+
+def _first_bad(column: pa.ChunkedArray, cast: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> int | None:
+    """Return the first row that cannot be cast, found by halving."""
+
+    def fails(rows: int) -> bool:
+        try:
+            cast(column.slice(0, rows))
+        except pa.ArrowException:
+            return True
+        return False
+
+    row = bisect_left(range(1, len(column) + 1), True, key=fails)
+    return row if row < len(column) else None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

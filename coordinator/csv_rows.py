@@ -1,0 +1,148 @@
+"""CSV (RFC 4180) to Arrow: the header names the columns, the table's spec gives their types. Nothing is guessed.
+
+An empty value is null; a quoted empty value is the empty text. `true false True False TRUE FALSE 1 0` are booleans, `nan inf
+-inf` floats; blanks around numbers do not count. Dates and times are ISO 8601.
+"""
+
+import csv as plain_csv
+import io
+import math
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv, types
+
+from coordinator.arrow_rows import ArrowRows
+from coordinator.misfit import Misfit, shortened
+from coordinator.moments import moments
+from parallax.errors import BadEntry
+from parallax.replication.spec import TableSpec
+
+QUOTED = re.compile(rb'(?<![^,\r\n])"[^"]*+(?:""[^"]*+)*+"(?![^,\r\n])')
+"""A quoted value, and nothing else between two commas or line ends."""
+HEADER = re.compile(rb'[^"\r\n]*+(?:"[^"]*+"[^"\r\n]*+)*+[\r\n]')
+BAD_VALUE = re.compile(r"In CSV column #(\d+): Row #(\d+): CSV conversion error to ([^:]*): (.*)", re.DOTALL)
+BAD_ROW = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+ columns), got (\d+)")
+WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
+INFINITE = re.compile(r"\s*[+-]?inf(inity)?\s*", re.IGNORECASE)
+
+
+def read_csv(data: bytes, spec: TableSpec, most_bytes: int) -> ArrowRows:
+    """Return the rows of a CSV text.
+
+    Raises:
+        BadEntry: it is not CSV, or would take more than about `most_bytes` of memory.
+        Misfit: a column or a value does not fit the table.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    if not data.endswith((b"\n", b"\r")):
+        data += b"\n"
+    _check_quotes(data)
+    _check_size(data, spec, most_bytes)
+    names = _header(data, spec)
+    wanted = {field.name: pa.string() if types.is_timestamp(field.type) else field.type for field in spec.arrow_schema}
+    table = _read(data, names, wanted)
+    texts: pa.Table | None = None
+    columns = []
+    for name, column in zip(names, table.columns, strict=True):
+        if types.is_timestamp(spec.arrow_schema.field(name).type):
+            column = pa.chunked_array([moments(column.combine_chunks(), name)])
+        elif _is_doubtful(column, data):
+            texts = texts or _read(data, names, dict.fromkeys(names, pa.string()))
+            _check_texts(column, texts.column(name), name)
+        columns.append(column)
+    return ArrowRows([pa.Table.from_arrays(columns, names)])
+
+
+def _header(data: bytes, spec: TableSpec) -> list[str]:
+    """Return the column names, once they are known to be the table's."""
+    found = HEADER.match(data)
+    if not found or not found[0].strip():
+        raise BadEntry("data is no CSV: it must begin with a line that names the columns")
+    if found[0].count(b",") > sum(name.count(",") + 1 for name in spec.columns):  # before as many names are made of it
+        raise BadEntry(f"the first line must name the columns, and has more than the table: {', '.join(spec.columns)}")
+    try:
+        names = next(plain_csv.reader(io.StringIO(found[0].decode(), newline=""), strict=True))
+    except (plain_csv.Error, UnicodeDecodeError) as error:
+        raise BadEntry(f"data is no CSV: its first line cannot be read: {error}") from None
+    for number, name in enumerate(names):
+        if name not in spec.columns:
+            raise Misfit(f"unknown column {shortened(name)!r}; the table has {', '.join(spec.columns)}")
+        if name in names[:number]:
+            raise Misfit(f"column {name!r} is given twice")
+    return names
+
+
+def _read(data: bytes, names: list[str], column_types: dict[str, pa.DataType]) -> pa.Table:
+    try:
+        return csv.read_csv(
+            pa.BufferReader(data),
+            csv.ReadOptions(use_threads=False, block_size=len(data) + 1),  # so that errors name the row
+            # Where there is only one column, an empty line is a null.
+            csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
+            csv.ConvertOptions(
+                column_types=column_types, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise _explained(error, names) from None
+
+
+def _explained(error: Exception, names: list[str]) -> Exception:
+    """Return pyarrow's error with the place in our words; it counts the header as row 1."""
+    text = str(error)
+    if found := BAD_VALUE.match(text):
+        value = found[4].removeprefix("invalid value '").removesuffix("'")
+        reason = "is not UTF-8" if "UTF8" in found[4] else f"{shortened(value)!r} does not fit {found[3]}"
+        return Misfit(reason, row=int(found[2]) - 2, column=names[int(found[1])])
+    if found := BAD_ROW.match(text):
+        return Misfit(f"has {found[3]} values, where the first line names {found[2]}", row=int(found[1]) - 2)
+    return BadEntry(f"data is not CSV: {shortened(text, 300)}")
+
+
+def _check_quotes(data: bytes) -> None:
+    """Refuse a quote that is neither around a value nor doubled within one: the parser would take it as text, or lose it."""
+    if b'"' not in data or b'"' not in QUOTED.sub(b"", data):
+        return
+    end = 0
+    for found in QUOTED.finditer(data):
+        if b'"' in data[end : found.start()]:
+            break
+        end = found.end()
+    line = data.count(b"\n", 0, data.index(b'"', end)) + 1
+    raise BadEntry(f"data is not CSV: line {line} has a quote that is not closed, or not around a whole value")
+
+
+def _check_size(data: bytes, spec: TableSpec, most_bytes: int) -> None:
+    width = sum(5 if types.is_string(kind) else kind.bit_width // 8 + 1 for kind in spec.arrow_schema.types)
+    size = 2 * len(data) + width * (data.count(b"\n") + data.count(b"\r"))
+    if size > most_bytes:
+        raise BadEntry(
+            f"data is CSV that would take about {size >> 20} MiB of memory; the most is {most_bytes >> 20} MiB: "
+            "send it in smaller entries, or as Arrow"
+        )
+
+
+def _is_doubtful(column: pa.ChunkedArray, data: bytes) -> bool:
+    """Say whether a value of a column could be another than was written: hexadecimal, or a float that had to be rounded."""
+    if types.is_integer(column.type):
+        return b"0x" in data or b"0X" in data
+    if types.is_floating(column.type):
+        whole = 2.0**24 if types.is_float32(column.type) else 2.0**53
+        return bool(pc.any(pc.greater(pc.abs(column), pa.scalar(whole, column.type))).as_py())
+    return False
+
+
+def _check_texts(column: pa.ChunkedArray, texts: pa.ChunkedArray, name: str) -> None:
+    for row, (value, text) in enumerate(zip(column.to_pylist(), texts.to_pylist(), strict=True)):
+        if value is not None and not _is_as_written(value, text):
+            raise Misfit(f"{shortened(text)!r} does not fit {column.type} exactly", row=row, column=name)
+
+
+def _is_as_written(value: int | float, text: str) -> bool:
+    if isinstance(value, int):
+        return "x" not in text.lower()
+    if math.isinf(value):
+        return INFINITE.fullmatch(text) is not None
+    return not WHOLE_NUMBER.fullmatch(text) or int(text) == value

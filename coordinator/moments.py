@@ -18,6 +18,7 @@ FIRST_DAY = (date.min - EPOCH.date()).days
 LAST_DAY = (date.max - EPOCH.date()).days
 YEAR_ONE_MS = (FIRST_DAY + 1) * 86_400_000
 
+ZONE = re.compile(r"[Zz]$|:.*[+-]")
 DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
 TIME = re.compile(
     DATE.pattern + r"(?:[Tt ](\d\d)(?::(\d\d)(?::(\d\d)(?:[.,](\d+))?)?)?(?:[Zz]|([+-])(\d\d)(?::?(\d\d))?)?)?", re.ASCII
@@ -30,16 +31,17 @@ def moments(texts: pa.StringArray, column: str) -> pa.Array:
     Raises:
         Misfit: a text that is no time, or finer than a millisecond.
     """
-    # Arrow's own parser takes a subset of what `moment_of` does, ten times faster, if all or none have a zone.
-    for kind in (pa.timestamp("ms"), pa.timestamp("ms", "UTC")):
-        try:
-            made = texts.cast(kind).cast(pa.timestamp("ms"))
-        except pa.ArrowException:
-            continue
-        lowest = pc.min(made.cast(pa.int64())).as_py()
-        if lowest is None or lowest >= YEAR_ONE_MS:
-            return made
-    return pa.array(_each(texts, moment_of, column), pa.timestamp("ms"))
+    # Arrow's own parser takes a subset of what `moment_of` does, many times faster, if all have a zone as the first has, or none.
+    first = next((text for text in texts if text.is_valid), None)
+    has_zone = first is not None and ZONE.search(first.as_py()) is not None
+    try:
+        made = texts.cast(pa.timestamp("ms", "UTC") if has_zone else pa.timestamp("ms")).cast(pa.timestamp("ms"))
+    except pa.ArrowException:
+        return pa.array(_each(texts, moment_of, column), pa.timestamp("ms"))
+    lowest = pc.min(made.cast(pa.int64())).as_py()
+    if lowest is not None and lowest < YEAR_ONE_MS:  # Arrow knows a year 0
+        return pa.array(_each(texts, moment_of, column), pa.timestamp("ms"))
+    return made
 
 
 def dates(texts: pa.StringArray, column: str) -> pa.Array:

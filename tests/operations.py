@@ -1,15 +1,12 @@
 """Random operations on a table, seeded and replayable, as plain rows and as what a publisher writes to Redis."""
 
 import datetime
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
 
 from parallax.replication.spec import ARROW_TYPES, TableSpec
+from tests.encodings import EPOCH, MILLISECOND, RAGGED, encode
 from tests.oracle import Row, TableLike, Value
 
 EVERY_TYPE = tuple((f"a_{word}", word) for word in ARROW_TYPES)
@@ -17,9 +14,6 @@ EVERY_TYPE = tuple((f"a_{word}", word) for word in ARROW_TYPES)
 INDEXED = TableSpec("indexed", (("id", "string"), *EVERY_TYPE), index="id")
 LIMITED = TableSpec("limited", (*EVERY_TYPE, ("n", "int64")), limit=200)
 PLAIN = TableSpec("plain", (("n", "int64"), *EVERY_TYPE), max_rows=10_000_000)
-
-EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001  Perspective's datetimes have no zone: they are UTC
-MILLISECOND = datetime.timedelta(milliseconds=1)
 
 STRINGS = ["", " ", "a", "A", "null", "None", "nan", "0", "true", "é", "e\u0301", "\U0001f600", "\uffff", "zz"]
 STRINGS += ["line\nbreak", 'quote " and \\', "comma,", "x" * 300, "\x01", "\u202e"]
@@ -58,8 +52,8 @@ class Mix:
     remove: float = 16
     replace: float = 1
     clear: float = 0.4
-    json: float = 0.5  # the share of operations written as JSON rows
-    ragged: float = 0.4  # the share of JSON operations whose rows differ in their columns
+    formats: tuple[str, ...] = ("arrow", "arrow", "arrow", "json", "json", "ndjson", "columns", "csv")
+    ragged: float = 0.4  # how often rows differ in their columns, where the format allows it
     null: float = 0.15  # the share of values that are null
     steady: float = 0.4  # how often a batch has the columns of the one before it, so that the two may be merged
     burst: float = 0.04  # how often a burst on the same few keys begins
@@ -95,7 +89,8 @@ class Operations:
         if self.table.index is not None:
             kinds["remove"] = mix.remove * (4 if self._burst_left else 1)
         op = rng.choices(list(kinds), list(kinds.values()))[0]
-        as_json = rng.random() < mix.json
+        form = rng.choice(mix.formats)
+        plain_floats = form not in ("arrow", "csv")
         if op == "clear":
             return Operation("clear", (), "none", b"")
         if op == "remove":
@@ -105,12 +100,9 @@ class Operations:
             if not self._last_columns or rng.random() >= mix.steady:
                 self._last_columns = self._columns()
             columns = self._last_columns
-            is_ragged = as_json and rng.random() < mix.ragged
-            rows = [self._row(self._columns() if is_ragged else columns, as_json) for _ in range(self._batch_size())]
-        if as_json:
-            return Operation(op, tuple(rows), "json", self._json(rows))
-        batches = 3 if rng.random() < 0.1 else 1
-        return Operation(op, tuple(rows), "arrow", arrow_stream(self.table, columns, rows, batches))
+            is_ragged = form in RAGGED and rng.random() < mix.ragged
+            rows = [self._row(self._columns() if is_ragged else columns, plain_floats) for _ in range(self._batch_size())]
+        return Operation(op, tuple(rows), form, encode(form, self.table, columns, rows, rng))
 
     def take(self, count: int) -> list[Operation]:
         """The next `count` operations."""
@@ -138,7 +130,7 @@ class Operations:
             chosen.insert(self._random.randint(0, len(chosen)), self.table.index)
         return chosen
 
-    def _row(self, columns: Sequence[str], as_json: bool) -> dict[str, Value]:
+    def _row(self, columns: Sequence[str], plain_floats: bool) -> dict[str, Value]:
         types = dict(self.table.schema)
         row = {}
         for name in columns:
@@ -150,7 +142,7 @@ class Operations:
             elif self._random.random() < self.mix.null:
                 row[name] = None
             else:
-                row[name] = random_value(types[name], self._random, as_json)
+                row[name] = random_value(types[name], self._random, plain_floats)
         return row
 
     def _key(self) -> Value:
@@ -162,28 +154,12 @@ class Operations:
         if self.table.index is None:
             return []
         word = dict(self.table.schema)[self.table.index]
-        values = [random_value(word, self._random, as_json=True) for _ in range(150)]
+        values = [random_value(word, self._random, plain_floats=True) for _ in range(150)]
         return list(dict.fromkeys(values))  # keeps the order, so that the seed decides
 
-    def _json(self, rows: Sequence[Row]) -> bytes:
-        types = dict(self.table.schema)
-        plain = [{name: self._json_value(value, types[name]) for name, value in row.items()} for row in rows]
-        return json.dumps(plain, ensure_ascii=self._random.random() < 0.5).encode()
 
-    def _json_value(self, value: Value, word: str) -> Any:
-        if isinstance(value, datetime.datetime):
-            if self._random.random() < 0.5:
-                return (value - EPOCH) // MILLISECOND
-            return value.isoformat(timespec="milliseconds") + self._random.choice(("", "Z", "+00:00"))
-        if isinstance(value, datetime.date):
-            return value.isoformat()
-        if isinstance(value, float) and value.is_integer() and abs(value) < 1000 and str(value)[0] != "-":
-            return self._random.choice((value, int(value)))  # 3 is a fine float in JSON
-        return value
-
-
-def random_value(word: str, rng: random.Random, as_json: bool) -> Value:
-    """A value of the type, often an awkward one; with `as_json` one that JSON can carry."""
+def random_value(word: str, rng: random.Random, plain_floats: bool) -> Value:
+    """Return a value of the type, often an awkward one; with `plain_floats` no float that JSON cannot carry."""
     awkward = rng.random() < 0.4
     if word == "string":
         return rng.choice(STRINGS) if awkward else f"word {rng.randrange(300)}"
@@ -191,8 +167,8 @@ def random_value(word: str, rng: random.Random, as_json: bool) -> Value:
         return rng.random() < 0.5
     if word in ("float", "float64", "float32"):
         if not awkward:
-            return rng.uniform(-1e6, 1e6) if as_json or word != "float32" else rng.randrange(-(10**6), 10**6) / 64
-        pool = FLOATS + ([] if word == "float32" else FLOATS_64) + ([] if as_json else FLOATS_NOT_JSON)
+            return rng.uniform(-1e6, 1e6) if plain_floats or word != "float32" else rng.randrange(-(10**6), 10**6) / 64
+        pool = FLOATS + ([] if word == "float32" else FLOATS_64) + ([] if plain_floats else FLOATS_NOT_JSON)
         return rng.choice(pool)
     if word == "date":
         if awkward:
@@ -210,37 +186,6 @@ def integer_range(word: str) -> tuple[int, int]:
     """The smallest and the largest value of an integer type."""
     bits = ARROW_TYPES[word].bit_width
     return (0, 2**bits - 1) if word.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-def arrow_table(table: TableLike, columns: Sequence[str], rows: Sequence[Row]) -> pa.Table:
-    """The rows as an Arrow table of exactly these columns; every row must have them all."""
-    types = dict(table.schema)
-    arrays = [pa.array([row[name] for row in rows], type=ARROW_TYPES[types[name]]) for name in columns]
-    return pa.table(arrays, names=list(columns))
-
-
-def arrow_stream(table: TableLike, columns: Sequence[str], rows: Sequence[Row], batches: int = 1) -> bytes:
-    """The rows as an Arrow IPC stream of up to `batches` record batches."""
-    content = arrow_table(table, columns, rows)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, content.schema) as writer:
-        writer.write_table(content, max_chunksize=max(1, -(-len(rows) // batches)))
-    return bytes(sink.getvalue())
-
-
-def arrow_streams(table: TableLike, operation: Operation) -> list[bytes]:
-    """The rows of an operation as Arrow streams, one for each run of neighbouring rows with the same columns.
-
-    What stands in a record: the form in which an operation reaches the engine. No rows are no streams.
-    """
-    order = [name for name, _ in table.schema]
-    runs: list[tuple[list[str], list[Row]]] = []
-    for row in operation.rows:
-        columns = [name for name in order if name in row]
-        if not runs or runs[-1][0] != columns:
-            runs.append((columns, []))
-        runs[-1][1].append(row)
-    return [arrow_stream(table, columns, rows) for columns, rows in runs]
 
 
 def interleaved(

@@ -6,7 +6,8 @@ import perspective
 import pyarrow as pa
 
 from parallax.replication.spec import TableSpec
-from tests.operations import Operation, arrow_streams
+from tests.encodings import arrow_streams
+from tests.operations import Operation
 from tests.oracle import comparable_rows
 
 
@@ -33,7 +34,7 @@ class RawEngine:
         """Apply as records would: one Arrow payload for each run of rows with the same columns."""
         if operation.op in self._poll_first:
             self.poll()
-        streams = arrow_streams(self.spec, operation)
+        streams = arrow_streams(self.spec, operation.rows)
         if operation.op == "clear" or (operation.op == "replace" and not streams):
             self.table.clear()
         elif operation.op == "replace":

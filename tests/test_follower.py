@@ -43,7 +43,8 @@ class Store:
             self.term = new_term(self.rng.randrange(1 << 20), max(self.term, top.term), self.rng.getrandbits(20))
         position = Position(self.term, before.offset + 1)
         self.number += 1
-        record = Record(op, position, before, str(self.number).encode(), spec=SPEC if op is Op.BEGIN else None)
+        told = None if content is not None else before
+        record = Record(op, position, told, str(self.number).encode(), spec=SPEC if op is Op.BEGIN else None)
         self.log.append(record)
         self.last = position
         assert position not in self.truth, "a position never stands for two contents"
@@ -75,6 +76,12 @@ class Store:
         if held == ORIGIN:
             return
         record = self.append(Op.BEGIN, prev=held)
+        self.manifest = (Manifest(record.position, SPEC, "s", 1, 1, 1, "", ()), self.truth[record.position])
+        self.chunks_gone = False
+
+    def alter(self) -> None:
+        """Another schema: a `begin` without prev, and in the same call the manifest of the converted state."""
+        record = self.append(Op.BEGIN, content=(-self.number,))
         self.manifest = (Manifest(record.position, SPEC, "s", 1, 1, 1, "", ()), self.truth[record.position])
         self.chunks_gone = False
 
@@ -153,8 +160,9 @@ class Machine:
     def settle(self) -> None:
         """No more faults: answers come, time passes, the leader answers `want`, and one beat a second arrives."""
         for _ in range(200):
-            while self.questions:
+            for _ in range(1000):
                 self.answer(page_size=4)
+            assert not self.questions, "it asks and asks"
             if self.follower.state is f.State.LIVE and self.follower.position == self.store.last:
                 return
             if self.wants and self.store.last is not None:
@@ -176,12 +184,13 @@ STEPS = st.lists(
             [
                 "append", "append", "append", "begin", "deliver", "deliver", "drop", "double", "reorder", "beat", "answer",
                 "answer", "fail", "tick", "subscribe", "snapshot", "trim", "lose_tail", "wipe", "wipe_behind", "lose_chunks",
-                "apply_fails", "diverge", "payload_missing", "payload_gone",
+                "alter", "apply_fails", "diverge", "payload_missing", "payload_gone",
             ]
         ),
         st.integers(0, 2**16),
     ),
-    max_size=80,
+    min_size=20,
+    max_size=120,
 )  # fmt: skip
 
 
@@ -215,6 +224,8 @@ def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Ma
                 machine.feed(f.Ticked())
             case "subscribe":
                 machine.feed(f.Subscribed())
+            case "alter" if store.last is not None:
+                store.alter()
             case "snapshot":
                 store.snapshot()
             case "trim":
@@ -373,3 +384,84 @@ def test_a_log_trimmed_to_nothing_still_holds_its_last_position(store: Store) ->
     machine.answer()
     assert machine.follower.state is f.State.LIVE
     assert machine.follower.resyncs == 0
+
+
+def test_a_beat_with_a_lower_top_than_our_position_makes_it_ask(store: Store) -> None:
+    machine = live(store)
+    machine.feed(f.BeatArrived(Position(1, 1)))
+    assert machine.follower.state is f.State.RECOVERING
+    assert machine.questions == [f.ReadLog(machine.follower.position)]
+
+
+def test_a_snapshot_that_the_log_does_not_hold_is_not_for_one_who_holds_something(store: Store) -> None:
+    machine = live(store)
+    before = machine.content
+    other = Position(5, 500)
+    store.truth[other] = (500,)
+    store.manifest = (Manifest(other, SPEC, "s", 1, 1, 1, "", ()), (500,))
+    store.trim(len(store.log))
+    store.last = Position(99, 99)
+    machine.feed(store.beat())
+    machine.answer()
+    machine.answer()
+    assert machine.questions == []
+    assert machine.content == before
+    assert machine.wants == 1
+    empty = Machine(store)
+    empty.feed(f.Subscribed())
+    empty.answer()
+    empty.answer()
+    assert empty.content == (500,), "one who holds nothing takes what there is"
+
+
+def test_another_history_within_a_page_is_not_applied(store: Store) -> None:
+    machine = live(store)
+    store.append()
+    store.alter()
+    store.append()
+    machine.feed(store.beat())
+    machine.answer(page_size=10)
+    assert machine.questions == [f.ReadManifest()]
+    machine.settle()
+    assert machine.follower.resyncs == 1
+
+
+def test_a_payload_that_cannot_be_read_takes_it_back_to_what_it_holds(store: Store) -> None:
+    machine = live(store)
+    held, content = machine.follower.position, machine.content
+    for _ in range(2):
+        machine.feed(f.RecordArrived(store.append()))
+    machine.content = content
+    machine.feed(f.PayloadMissing(held, is_gone=False))
+    assert machine.follower.position == held
+    machine.settle()
+    assert machine.follower.resyncs == 0
+    machine.feed(f.RecordArrived(store.append()))
+    machine.go_back(1, is_gone=True)
+    machine.settle()
+    assert machine.follower.resyncs == 1, "gone for good: only a snapshot leads on"
+
+
+def test_a_replica_that_diverged_loads_the_snapshot_once(store: Store) -> None:
+    machine = live(store)
+    store.snapshot()
+    machine.feed(f.DivergenceFound())
+    assert machine.follower.state is f.State.RECOVERING
+    assert machine.questions == [f.ReadManifest()]
+    machine.settle()
+    assert machine.follower.resyncs == 1
+
+
+def test_late_messages_after_a_snapshot_are_not_taken_for_what_is_held(store: Store) -> None:
+    machine = live(store)
+    old = store.log[-1]
+    store.manifest = (Manifest(store.log[1].position, SPEC, "s", 1, 1, 1, "", ()), store.truth[store.log[1].position])
+    store.chunks_gone = False
+    machine.feed(f.DivergenceFound())
+    machine.answer()
+    machine.answer()
+    assert machine.follower.position == store.log[1].position
+    machine.questions.clear()
+    machine.follower._question = None  # the page is lost; only the feed goes on
+    machine.feed(f.RecordArrived(old))
+    assert machine.questions, "a record beyond what is held now is news"

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -9,12 +10,15 @@ import pyarrow as pa
 import pytest
 
 from parallax.replication.spec import ARROW_TYPES, TableSpec
-from tests.operations import INDEXED, LIMITED, PLAIN, Operation, Operations, arrow_streams, interleaved
+from tests.encodings import arrow_streams
+from tests.operations import INDEXED, LIMITED, PLAIN, Mix, Operation, Operations, interleaved
 from tests.oracle import NotAllowed, Oracle, comparable_rows, difference, stored
 
 INDEX = TableSpec("t", (("k", "string"), ("x", "integer"), ("f", "float32")), index="k")
 LIMIT = TableSpec("t", (("x", "integer"), ("y", "integer")), limit=3)
 EVERYTHING = (INDEXED, LIMITED, PLAIN)
+QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+PLAIN_TEXT = re.compile(r"[^,\r\n]*")
 
 
 def test_a_missing_column_keeps_its_value_and_a_null_overwrites_it() -> None:
@@ -86,26 +90,56 @@ def test_differences_are_seen_to_the_bit() -> None:
 
 def carried(table: TableSpec, operation: Operation) -> list[dict[str, Any]]:
     """The rows that the bytes of an operation carry, read back by other means than they were written."""
+    if operation.op == "clear":
+        return []
     if operation.format == "arrow":
         rows: list[dict[str, Any]] = pa.ipc.open_stream(operation.data).read_all().to_pylist()
         return rows
-    if operation.op == "clear":
-        return []
-    return [
-        {name: _from_json(value, dict(table.schema)[name]) for name, value in row.items()}
-        for row in json.loads(operation.data)
-    ]
+    if operation.format == "csv":
+        rows = _csv_rows(operation.data.decode())
+    elif operation.format == "columns":
+        columns = json.loads(operation.data)
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    elif operation.format == "ndjson":
+        rows = [json.loads(line) for line in operation.data.splitlines() if line]
+    else:
+        rows = json.loads(operation.data)
+    return [{name: _read(value, dict(table.schema)[name]) for name, value in row.items()} for row in rows]
 
 
-def _from_json(value: object, word: str) -> object:
-    if value is None:
-        return None
+def _csv_rows(text: str) -> list[dict[str, Any]]:
+    lines: list[list[str | None]] = [[]]
+    at = 0
+    while at < len(text):
+        quoted = QUOTED.match(text, at)
+        plain = PLAIN_TEXT.match(text, at)
+        assert plain is not None
+        lines[-1].append(quoted[1].replace('""', '"') if quoted else plain[0] or None)
+        at = (quoted or plain).end()
+        if text.startswith(",", at):
+            at += 1
+            if at == len(text):
+                lines[-1].append(None)
+        elif at < len(text):
+            at += 2 if text.startswith("\r\n", at) else 1
+            lines.append([])
+    names, *cells = [line for line in lines if line]
+    return [dict(zip(map(str, names), row, strict=True)) for row in cells]
+
+
+def _read(value: Any, word: str) -> Any:
+    if value is None or word == "string":
+        return value
     if word == "date":
-        return datetime.date.fromisoformat(str(value))
+        return datetime.date.fromisoformat(value)
     if word == "datetime" and isinstance(value, int):
         return datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=value)  # noqa: DTZ001
     if word == "datetime":
-        return datetime.datetime.fromisoformat(str(value)).replace(tzinfo=None)
+        return datetime.datetime.fromisoformat(value).replace(tzinfo=None)
+    if isinstance(value, str):
+        if word == "boolean":
+            return {"true": True, "false": False, "1": True, "0": False}[value.lower()]
+        value = float(value) if word.startswith("float") else int(value)
     return stored(value, word)
 
 
@@ -120,7 +154,9 @@ def test_an_operation_carries_the_rows_it_tells_the_oracle(table: TableSpec) -> 
         sent.update(carried(table, operation))
         assert difference(told.rows(), sent.rows()) == ""
         split = [
-            row for stream in arrow_streams(table, operation) for row in pa.ipc.open_stream(stream).read_all().to_pylist()
+            row
+            for stream in arrow_streams(table, operation.rows)
+            for row in pa.ipc.open_stream(stream).read_all().to_pylist()
         ]
         assert [repr(dict(sorted(row.items()))) for row in split] == [
             repr({name: stored(value, dict(table.schema)[name]) for name, value in sorted(row.items())})
@@ -137,7 +173,7 @@ def test_a_seed_gives_the_same_operations_again() -> None:
 def test_the_generator_reaches_what_it_is_for() -> None:
     seen: Counter[str] = Counter()
     removed: set[object] = set()
-    for operation in Operations(INDEXED, "coverage").take(3000):
+    for operation in Operations(INDEXED, "coverage", Mix(replace=6)).take(3000):
         keys = [row["id"] for row in operation.rows]
         seen[f"{operation.op} {operation.format}"] += 1
         seen["empty batch"] += not operation.rows and operation.op != "clear"
@@ -153,6 +189,8 @@ def test_the_generator_reaches_what_it_is_for() -> None:
             for name, value in row.items():
                 seen[f"{name} {'null' if value is None else 'value'}"] += 1
     wanted = ["empty batch", "duplicate keys", "index only", "mixed columns", "added again", "clear none"]
-    wanted += [f"{op} {form}" for op in ("update", "remove", "replace") for form in ("json", "arrow")]
+    wanted += [
+        f"{op} {form}" for op in ("update", "remove", "replace") for form in ("arrow", "json", "ndjson", "columns", "csv")
+    ]
     wanted += [f"a_{word} {what}" for word in ARROW_TYPES for what in ("null", "value")]
     assert [name for name in wanted if seen[name] < 3] == []

@@ -271,7 +271,7 @@ class Follower:
         if record.position in self._recent:
             return []  # late or doubled
         self.top = record.position
-        if record.prev == self.position and not self._must_resync and not isinstance(self._question, LoadSnapshot):
+        if record.prev == self.position and not self._must_resync:
             return [self._apply(record)]
         self._leave_live()
         return self._ask()

@@ -54,7 +54,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             "addresses": {"internal": f"{settings.bind}:{settings.internal_port}"},
             "leader": leadership.is_leader,
             "sessions": 0,
-            "tables": {replica.keys.table: replica.report() for replica in replicas},
+            "tables": replicas.report(),
         }
 
     # 4. The internal port, the registry.

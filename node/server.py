@@ -73,7 +73,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             "leader": False,
             "sessions": gateway.sessions,
             "draining": is_draining,
-            "tables": {replica.keys.table: replica.report() for replica in replicas},
+            "tables": replicas.report(),
         }
 
     # 3. The ports, the registry.

@@ -42,12 +42,12 @@ class Inbox:
         self._bytes += len(message) if message else 0
         self._arrived.set()
 
-    def take(self) -> list[bytes | None]:
-        """Return everything, oldest first, and forget it."""
-        messages = list(self._messages)
-        self._messages.clear()
-        self._bytes = 0
-        self._arrived.clear()
+    def take(self, most: int = 512) -> list[bytes | None]:
+        """Return up to `most` messages, oldest first, and forget them."""
+        messages = [self._messages.popleft() for _ in range(min(most, len(self._messages)))]
+        self._bytes -= sum(map(len, filter(None, messages)))
+        if not self._messages:
+            self._arrived.clear()
         return messages
 
     def wake(self) -> None:

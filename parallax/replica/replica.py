@@ -91,6 +91,11 @@ class Replica:
         return self.table.spec
 
     @property
+    def is_dropped(self) -> bool:
+        """Say whether the log says that there is no such table."""
+        return self.spec is None and self.applied != ORIGIN
+
+    @property
     def lag_seconds(self) -> float:
         """Since when, in seconds of this process's clock, the replica is known to be behind; 0 at the top."""
         since = self.follower.behind_since

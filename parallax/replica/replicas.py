@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -61,6 +62,10 @@ class Replicas:
             except STORE_ERRORS as error:
                 log.debug("the catalog cannot be read: %s", error)
             await asyncio.sleep(CATALOG_SECONDS)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Return what the registry and /status say about each table; one that was dropped is not there."""
+        return {replica.keys.table: replica.report() for replica in self if not replica.is_dropped}
 
     def unready(self) -> list[str]:
         """Return a line for each table that is neither LIVE nor FAILED."""

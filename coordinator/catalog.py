@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -11,6 +12,8 @@ from parallax.replication.spec import TableSpec
 from parallax.store import text
 
 KEPT_FINGERPRINTS = 100
+MARKER = ""
+"""A name that no table has: with it, a catalog without tables differs from no catalog."""
 
 
 @dataclass(slots=True)
@@ -46,13 +49,13 @@ class Catalog:
         """Take over what is in Redis; what is only here stays."""
         found = await self._redis.hgetall(self._key)
         for name, data in found.items():
-            self.wishes[text(name)] = Wish.decode(data)
+            if text(name) != MARKER:
+                self.wishes[text(name)] = Wish.decode(data)
 
     async def save(self) -> None:
         """Write all wishes."""
-        if self.wishes:
-            values: dict[str | bytes, str] = {name: wish.encode() for name, wish in self.wishes.items()}
-            await self._redis.hset(self._key, mapping=values)  # type: ignore[arg-type]
+        values: dict[Any, Any] = {name: wish.encode() for name, wish in self.wishes.items()}
+        await self._redis.hset(self._key, mapping=values | {MARKER: Wish(None).encode()})
 
     def follow_file(self, specs: Iterable[TableSpec]) -> list[str]:
         """Wish for what a tables file declares, and return the names of the tables for which that is news.

@@ -55,6 +55,8 @@ class Store:
     def snapshot(self) -> None:
         if self.last is not None and self.log:
             position = self.rng.choice(self.log).position
+            if self.manifest and self.holds(self.manifest[0].position) and position < self.manifest[0].position:
+                return  # refused: the present one is newer on this log
             self.manifest = (Manifest(position, SPEC, "s", 1, 1, 1, "", ()), self.truth[position])
             self.chunks_gone = False
 
@@ -130,7 +132,9 @@ class Machine:
 
     def go_back(self, records: int, *, is_gone: bool) -> None:
         """As if the last so many records that the follower gave to apply were not applied."""
-        held = next((position for position, content in self.store.truth.items() if content == self.content[:-records]), ORIGIN)
+        held = next(
+            (position for position, content in self.store.truth.items() if content == self.content[:-records]), ORIGIN
+        )
         if held != ORIGIN:
             self.content = self.store.truth[held]
             self.feed(f.PayloadMissing(held, is_gone))
@@ -249,6 +253,14 @@ def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Ma
         store.append(Op.BEGIN)
     machine.settle()
     return machine
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+@settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS)
+def test_the_same_for_long(steps: list[tuple[str, int]]) -> None:
+    assert play(steps).follower.state is f.State.LIVE
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -465,3 +477,17 @@ def test_late_messages_after_a_snapshot_are_not_taken_for_what_is_held(store: St
     machine.follower._question = None  # the page is lost; only the feed goes on
     machine.feed(f.RecordArrived(old))
     assert machine.questions, "a record beyond what is held now is news"
+
+
+def test_a_snapshot_that_was_passed_already_is_not_loaded_again_and_again(store: Store) -> None:
+    machine = live(store)
+    store.alter()
+    store.manifest = (Manifest(store.log[2].position, SPEC, "s", 1, 1, 1, "", ()), store.truth[store.log[2].position])
+    store.chunks_gone = False
+    machine.feed(store.beat())
+    for _ in range(10):
+        machine.answer()
+    assert machine.questions == []
+    assert machine.wants == 1
+    assert machine.follower.resyncs == 0
+    machine.settle()

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 ENGINE_ERRORS = (perspective.PerspectiveError, pa.ArrowException, KeyError)
 """What the engine, or reading a payload for it, can raise."""
 
+ENGINE_POOL_THREADS = 1024
+
 LAST_MSG_ID = 2**32 - 1
 """The message id of requests that the facade itself sends: callers of `request` use lower ones."""
 
@@ -55,6 +57,9 @@ class Engine:
     """The engine of one process: the frame clock's setting, and the threads that the tables' lanes share."""
 
     def __init__(self, *, frame_seconds: float, threads: int = 8) -> None:
+        # A poll hangs for ever when as many grouped views as the engine's pool has threads are updated at once: each holds a
+        # thread and waits for another. Threads are made only when they are needed.
+        perspective.set_num_cpus(ENGINE_POOL_THREADS)
         self.frame_seconds = frame_seconds
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self.tasks = Tasks()

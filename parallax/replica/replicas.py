@@ -11,7 +11,7 @@ from parallax.replica.engine import Engine
 from parallax.replica.feed import Feed
 from parallax.replica.replica import Replica
 from parallax.replication.follower import State
-from parallax.replication.keys import TableKeys
+from parallax.replication.keys import FleetKeys, TableKeys
 from parallax.store import STORE_ERRORS
 from parallax.tables import catalog
 from parallax.tasks import Tasks
@@ -35,6 +35,7 @@ class Replicas:
         self._replicas: dict[str, Replica] = {}
         self._tasks = Tasks()
         self.knows_catalog = False
+        """Whether a catalog was there: before the very first leader, there is none."""
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(list(self._replicas.values()))
@@ -58,7 +59,7 @@ class Replicas:
             try:
                 for name in await catalog(self._redis, self._prefix):
                     self.ensure(name)
-                self.knows_catalog = True
+                self.knows_catalog = self.knows_catalog or await self._redis.exists(FleetKeys(self._prefix).catalog) > 0
             except STORE_ERRORS as error:
                 log.debug("the catalog cannot be read: %s", error)
             await asyncio.sleep(CATALOG_SECONDS)

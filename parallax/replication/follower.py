@@ -353,9 +353,10 @@ class Follower:
     def _manifest_read(self, manifest: Manifest | None, is_held: bool, now: float, luck: float) -> list[Command]:
         if manifest is None and self.is_empty and not self._must_resync:
             return self._put(ReadLog(ORIGIN))
-        may_load = is_held or self.is_empty
-        if manifest is not None and may_load and (manifest.position != self.position or self._must_resync):
-            return self._put(LoadSnapshot(manifest))
+        if manifest is not None and (is_held or self.is_empty):
+            leads_on = manifest.position not in self._recent  # else we have passed it, and came no further
+            if leads_on or self._must_resync:
+                return self._put(LoadSnapshot(manifest))
         return [SetWant(), *self._back_off(now, luck)]
 
     def _snapshot_loaded(self, position: Position) -> list[Command]:

@@ -27,6 +27,35 @@ class Change:
     size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full a table without index and limit is, which otherwise only grows."""
+
+    rows: int = 0
+    bytes: int = 0  # of Arrow buffers, as `pyarrow.Table.nbytes` counts
+
+    def after(self, op: Op, tables: Sequence[pa.Table], spec: TableSpec) -> "Fill":
+        """Return how full it is after an entry.
+
+        Raises:
+            BadEntry: that would be more than the spec allows.
+        """
+        before = self if op is Op.UPDATE else Fill()
+        fill = Fill(
+            before.rows + sum(table.num_rows for table in tables), before.bytes + sum(table.nbytes for table in tables)
+        )
+        for what, used, held, most in (
+            ("max_rows", fill.rows, before.rows, spec.max_rows),
+            ("max_bytes", fill.bytes, before.bytes, spec.max_bytes),
+        ):
+            if most is not None and used > most:
+                raise BadEntry(
+                    f"the table is full: it holds {held} of {most} ({what}) and this would make {used}; "
+                    "clear or replace it, raise the bound, or give it a limit"
+                )
+        return fill
+
+
 @dataclass(slots=True)
 class Batch:
     """What one call of append carries: the changes in order, and what became of each entry."""
@@ -36,15 +65,22 @@ class Batch:
     refused: list[tuple[bytes, str]] = field(default_factory=list)  # (id, reason)
     producers: dict[str, int] = field(default_factory=dict)  # the highest seq of each producer in here
     rows: int = 0
+    fill: Fill | None = None  # after these changes; None for tables that bound themselves
 
 
-def make_batch(entries: Sequence[tuple[bytes, Sequence[bytes]]], spec: TableSpec, window: Window, limits: Limits) -> Batch:
+def make_batch(
+    entries: Sequence[tuple[bytes, Sequence[bytes]]],
+    spec: TableSpec,
+    window: Window,
+    limits: Limits,
+    fill: Fill | None = None,
+) -> Batch:
     """Validate entries (id, fields) and merge neighbours: updates that have the same columns become one change.
 
     Other neighbours are never merged: in Perspective a missing column keeps its value, and a null overwrites it. An entry
     is carried whole or refused whole. `window` is only read.
     """
-    batch = Batch()
+    batch = Batch(fill=fill)
     alike: list[tuple[bytes, Entry, Rows]] = []
     waiting = size = 0  # rows and bytes in `alike`
     seen: dict[str, int] = {}  # each producer's highest seq in here, refused or not
@@ -76,6 +112,7 @@ def _carry(batch: Batch, alike: list[tuple[bytes, Entry, Rows]], spec: TableSpec
         return
     try:
         tables = validate(join([rows for _, _, rows in alike]), spec)
+        fill = None if batch.fill is None else batch.fill.after(alike[0][1].op, tables, spec)
     except Exception as error:  # noqa: BLE001 - as above
         if len(alike) > 1:
             for one in alike:
@@ -83,6 +120,7 @@ def _carry(batch: Batch, alike: list[tuple[bytes, Entry, Rows]], spec: TableSpec
         else:
             batch.refused.append((alike[0][0], _reason(error)))
         return
+    batch.fill = fill
     _add(batch, alike[0][1].op, tables, spec, limits)
     for entry_id, entry, _ in alike:
         batch.carried.append(entry_id)

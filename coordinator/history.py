@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from coordinator.batch import Fill
 from coordinator.log import Answer, Log
 from coordinator.snapshots import Snapshots
 from parallax.errors import CannotAlter, Forked, SteppedDown
@@ -37,6 +38,7 @@ class Head:
     top: Position
     window: Window
     spec: TableSpec
+    fill: Fill | None = None
 
     def follow(self, op: Op, number: int = 1) -> Record:
         """Return the record that stands `number` after the top, in this term."""
@@ -77,7 +79,11 @@ class History:
             return await self._give(held, rows, top, prev=held.position)
         begin = self._begin_record(held, prev=top)
         answer = await self._log.append(top, [begin])
-        return self._begun(answer, begin, held.window)
+        head = self._begun(answer, begin, held.window)
+        if head.spec.index is None and head.spec.limit is None and top != ORIGIN:
+            _, rows = await self._replica.export()
+            head.fill = _fill(head.spec, rows)
+        return head
 
     async def alter(self, head: Head, spec: TableSpec) -> Head:
         """Go on with another spec: in place if only its policy differs, else with the rows brought into the new shape.
@@ -87,7 +93,7 @@ class History:
         """
         if (spec.schema, spec.index, spec.limit) == (head.spec.schema, head.spec.index, head.spec.limit):
             begin = self._begin_record(Held(head.top, spec, head.window), prev=head.top)
-            return self._begun(await self._log.append(head.top, [begin]), begin, head.window)
+            return replace(self._begun(await self._log.append(head.top, [begin]), begin, head.window), fill=head.fill)
         if not await self._bring_to(head.top):
             raise CannotAlter(f"table {self._table!r}: our own replica is not at the top; try again")
         held, rows = await self._replica.export()
@@ -109,7 +115,7 @@ class History:
         begin = replace(self._begin_record(held, prev=held.position if top == ORIGIN else top), prev=prev)
         manifest = await self._snapshots.write(held, rows, at=begin.position)
         answer = await self._log.append(top, [begin], manifest=manifest)
-        return self._begun(answer, begin, held.window)
+        return replace(self._begun(answer, begin, held.window), fill=_fill(manifest.spec, rows))
 
     def _begin_record(self, held: Held, prev: Position) -> Record:
         term = new_term(now_ms(), max(held.position.term, prev.term), secrets.randbits(20))
@@ -119,7 +125,7 @@ class History:
         self._check(answer, begin.position.term)
         assert begin.spec is not None
         log.info("table %s: began term %d at %s", self._table, begin.position.term, begin.position)
-        return Head(begin.position.term, begin.position, window.copy(), begin.spec)
+        return Head(begin.position.term, begin.position, window.copy(), begin.spec, _fill(begin.spec, None))
 
     def _check(self, answer: Answer, term: int) -> None:
         check(self._table, answer, term)
@@ -146,6 +152,12 @@ class History:
     async def _bring_to(self, top: Position) -> bool:
         self._replica.tell(BeatArrived(top))
         return await self._replica.reached(top, 1.0)
+
+
+def _fill(spec: TableSpec, rows: pa.Table | None) -> Fill | None:
+    if spec.index is not None or spec.limit is not None:
+        return None
+    return Fill() if rows is None else Fill(rows.num_rows, rows.nbytes)
 
 
 def check(table: str, answer: Answer, term: int) -> None:

@@ -184,13 +184,14 @@ class Sequencer:
             batch, records = await asyncio.to_thread(self._make, head, entries)
         await self._advance(head, records, batch)
         head.window.advance(batch.producers)
+        head.fill = batch.fill
         self.counts.entries += len(entries)
         self.counts.rows += batch.rows
         self.counts.refused += len(batch.refused)
         self._say_refused(batch.refused)
 
     def _make(self, head: Head, entries: list[tuple[bytes, Sequence[bytes]]]) -> tuple[Batch, list[Record]]:
-        batch = make_batch(entries, head.spec, head.window, self._limits)
+        batch = make_batch(entries, head.spec, head.window, self._limits, head.fill)
         records = [
             replace(head.follow(change.op, number), payload=payload(change), rows=change.rows)
             for number, change in enumerate(batch.changes, start=1)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from coordinator.batch import Batch, Limits, encode, make_batch, payload
+from coordinator.batch import Batch, Fill, Limits, encode, make_batch, payload
 from parallax.replication.spec import ARROW_TYPES, TableSpec
 from parallax.replication.window import Window
 
@@ -163,7 +163,10 @@ def test_entries_that_make_no_sense_are_refused(parts: list[bytes], says: str) -
         (pa.table({"n": pa.array([1], pa.int32())}), "index column 'id' is missing"),
         (pa.table({"id": ["a", None]}), "row 1: the index column 'id' is null"),
         (pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["id", "id"]), "given twice"),
-        (pa.table({"id": ["a"], "n": pa.DictionaryArray.from_arrays(pa.array([0]), pa.array([[1]]))}), "'n': its type is dictionary"),
+        (
+            pa.table({"id": ["a"], "n": pa.DictionaryArray.from_arrays(pa.array([0]), pa.array([[1]]))}),
+            "'n': its type is dictionary",
+        ),
     ],
 )
 def test_arrow_that_does_not_fit_is_refused(table: pa.Table, says: str) -> None:
@@ -215,3 +218,23 @@ def test_an_empty_batch_is_carried_and_changes_nothing() -> None:
     batch = make(fields(data=[]), fields(format="arrow", data=encode(pa.table({"id": pa.array([], pa.string())}))))
     assert batch.changes == []
     assert len(batch.carried) == 2
+
+
+def test_a_table_that_only_grows_is_bounded() -> None:
+    spec = TableSpec.declare("p", {"schema": {"n": "integer"}, "max_rows": 5})
+    numbered = [
+        (b"1-0", fields(data=[{"n": 1}, {"n": 2}])),
+        (b"2-0", fields(data=[{"n": 3}, {"n": 4}])),
+        (b"3-0", fields(data=[{"n": 5}])),
+        (b"4-0", fields(op="replace", data=[{"n": 6}] * 5)),
+        (b"5-0", fields(data=[{"n": 7}])),
+        (b"6-0", fields(op="clear")),
+        (b"7-0", fields(data=[{"n": 8}])),
+    ]
+    batch = make_batch(numbered, spec, Window(), Limits(), Fill(2))
+    assert [entry for entry, _ in batch.refused] == [b"2-0", b"5-0"]
+    assert "holds 4 of 5 (max_rows) and this would make 6" in batch.refused[0][1]
+    assert batch.fill is not None
+    assert batch.fill.rows == 1
+    small = TableSpec.declare("p", {"schema": {"n": "integer"}, "max_bytes": 10})
+    assert len(make_batch(numbered[:2], small, Window(), Limits(), Fill()).refused) == 1

@@ -3,16 +3,16 @@
 import asyncio
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from redis.asyncio import Redis
 
-from coordinator.batch import Limits
 from coordinator.catalog import Catalog, Wish
 from coordinator.channel import Channel
 from coordinator.history import History
 from coordinator.lease import Lease
+from coordinator.limits import Limits
 from coordinator.log import Log
 from coordinator.sequencer import Sequencer
 from coordinator.settings import CoordinatorSettings
@@ -154,7 +154,7 @@ class Leadership:
         snapshots = Snapshots(self._redis, replica, settings.snapshot_min_bytes)
         table_log = Log(self._redis, replica.keys, owner, inline_max=settings.inline_max, rejected_max=settings.rejected_max)
         history = History(table_log, replica, snapshots, self.confirm)
-        limits = Limits(settings.batch_rows, settings.batch_bytes, settings.batch_entries, settings.inline_max)
+        limits = Limits(**{bound.name: getattr(settings, bound.name) for bound in fields(Limits)})
         sequencer = Sequencer(
             self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds
         )

@@ -15,6 +15,12 @@ class CoordinatorSettings(CommonSettings):
     batch_rows: int = setting(100_000, "Most rows that are merged into one record", low=1)
     batch_bytes: int = setting(4 << 20, "Bytes of ingest that are looked at in one go", low=1024)
     batch_entries: int = setting(5_000, "Entries of ingest that are looked at in one go", low=1, high=100_000)
+    max_entry_bytes: int = setting(
+        64 << 20, "Bytes of data that one entry may have; larger ones are refused unread", low=1024
+    )
+    max_entry_rows_bytes: int = setting(
+        512 << 20, "Bytes of memory that one entry's rows may take; checked before they are read", low=1024
+    )
     inline_max: int = setting(
         1 << 20, "Bytes of payload above which it is stored beside the log instead of travelling on the feed", low=1024
     )

@@ -175,10 +175,10 @@ class Leadership:
         """Do what was asked for within the next moments, one request after the other."""
         found: Any = await self._redis.xread({self._keys.requests: "0-0"}, count=10, block=int(CATALOG_SECONDS * 1000))
         for _, requests in found or ():
-            for request_id, fields in requests:
+            for request_id, parts in requests:
                 problem = ""
                 try:
-                    await self._serve(json.loads(fields[b"body"]), tasks)
+                    await self._serve(json.loads(parts[b"body"]), tasks)
                 except ParallaxError as error:
                     problem = str(error)
                 except (KeyError, ValueError, TypeError) as error:

@@ -63,10 +63,11 @@ def read_arrow(data: bytes, spec: TableSpec, most_bytes: int) -> ArrowRows:
         with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
             is_exact = _check_columns(reader.schema, spec)
             table = reader.read_all()
+        table.validate()
     except UNREADABLE as error:
         raise BadEntry(f"data is not a readable Arrow IPC stream or file: {_first_line(error)}") from error
-    if not is_exact:
-        _check_size(_expanded_bytes(table, spec), most_bytes)
+    if not is_exact:  # before the values are checked, which takes as long as what they stand for
+        _check_expanded_size(table, spec, most_bytes)
     return ArrowRows([table])
 
 
@@ -135,19 +136,39 @@ def _check_values(table: pa.Table) -> None:
             first += len(chunk)
 
 
-def _expanded_bytes(table: pa.Table, spec: TableSpec) -> int:
-    """Return what the rows take in the table's types. A dictionary, a view or a column of nulls can stand for far more than it holds."""
+def _check_expanded_size(table: pa.Table, spec: TableSpec, most_bytes: int) -> None:
+    """Check what the rows take in the table's types: a dictionary, views or nulls can stand for far more than they hold."""
     fields = [spec.arrow_schema.field(name) for name in table.column_names]
     size = sum(table.num_rows * (5 if types.is_string(field.type) else field.type.bit_width // 8 + 1) for field in fields)
-    if size > 1 << 32:  # beyond any limit; the sums below would take long
-        return int(size)
+    _check_size(size, most_bytes)
     for column in table.columns:
-        if types.is_dictionary(column.type) and not types.is_primitive(column.type.value_type):
-            for chunk in column.chunks:
-                size += pc.sum(pc.binary_length(chunk.dictionary).cast(pa.int64()).take(chunk.indices)).as_py() or 0
-        elif types.is_string_view(column.type):
-            size += pc.sum(pc.binary_length(column).cast(pa.int64())).as_py() or 0
-    return int(size + table.nbytes)
+        for chunk in column.chunks:
+            if types.is_string_view(chunk.type):
+                size += _sum(_lengths(chunk))
+            elif types.is_dictionary(chunk.type) and not types.is_primitive(chunk.type.value_type):
+                counts = chunk.indices.value_counts()
+                try:
+                    size += _sum(pc.multiply(_lengths(chunk.dictionary).take(counts.field(0)), counts.field(1)))
+                except (IndexError, pa.ArrowException) as error:
+                    raise BadEntry(f"data is not readable Arrow: its dictionary is broken: {_first_line(error)}") from None
+    _check_size(size, most_bytes)
+
+
+def _lengths(texts: pa.Array) -> pa.Array:
+    """Return the length of each text in bytes; the texts are not yet checked."""
+    if types.is_string_view(texts.type):  # four 32-bit numbers each, the first of them the length
+        numbers = pa.Array.from_buffers(pa.int32(), 4 * (texts.offset + len(texts)), [None, texts.buffers()[1]])
+        found = pc.list_element(pa.FixedSizeListArray.from_arrays(numbers, 4).slice(texts.offset), 0)
+        found = pc.if_else(texts.is_valid(), found, 0)
+    elif types.is_null(texts.type):
+        found = pa.nulls(len(texts), pa.int64())
+    else:
+        found = pc.binary_length(texts)
+    return pc.max_element_wise(found.cast(pa.int64()), 0)
+
+
+def _sum(numbers: pa.Array) -> int:
+    return int(pc.sum(numbers).as_py() or 0)
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:

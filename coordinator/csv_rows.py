@@ -131,7 +131,7 @@ def _explained(error: Exception, names: list[str]) -> Exception:
     text = str(error)
     if found := BAD_VALUE.match(text):
         value = found[4].removeprefix("invalid value '").removesuffix("'")
-        reason = "is not UTF-8" if "UTF8" in found[4] else f"{shortened(value)!r} does not fit {found[3]}"
+        reason = "is not UTF-8" if "UTF8" in found[4] else f'"{shortened(value)}" does not fit {found[3]}'
         return Misfit(reason, row=int(found[2]) - 2, column=names[int(found[1])])
     if found := BAD_ROW.match(text):
         return Misfit(f"has {found[3]} values, where the first line names {found[2]}", row=int(found[1]) - 2)
@@ -171,14 +171,14 @@ def _is_doubtful(column: pa.ChunkedArray, has_hex: bool) -> bool:
         return has_hex
     if types.is_floating(column.type):
         whole = 2.0**24 if types.is_float32(column.type) else 2.0**53
-        return bool(pc.any(pc.greater(pc.abs(column), pa.scalar(whole, column.type))).as_py())
+        return bool(pc.any(pc.greater_equal(pc.abs(column), pa.scalar(whole, column.type))).as_py())
     return False
 
 
 def _check_texts(column: pa.ChunkedArray, texts: pa.ChunkedArray, name: str) -> None:
     for row, (value, text) in enumerate(zip(column.to_pylist(), texts.to_pylist(), strict=True)):
         if value is not None and not _is_as_written(value, text):
-            raise Misfit(f"{shortened(text)!r} does not fit {column.type} exactly", row=row, column=name)
+            raise Misfit(f'"{shortened(text)}" does not fit {column.type} exactly', row=row, column=name)
 
 
 def _is_as_written(value: int | float, text: str) -> bool:

@@ -12,6 +12,7 @@ HEADER_TYPE, HEADER, BODY_LENGTH = 1, 2, 3  # the fields of Message
 BATCH_OF_DICTIONARY = 1  # the fields of DictionaryBatch
 BUFFERS, COMPRESSION = 2, 3  # the fields of RecordBatch
 
+_u8 = struct.Struct("<B").unpack_from
 _u16 = struct.Struct("<H").unpack_from
 _u32 = struct.Struct("<I").unpack_from
 _i32 = struct.Struct("<i").unpack_from
@@ -51,7 +52,7 @@ def _body_length(metadata: memoryview) -> int:
 def _inflated_body(metadata: memoryview, body: memoryview) -> int:
     message = _u32(metadata, 0)[0]
     place = _field(metadata, message, HEADER_TYPE)
-    kind = metadata[place] if place else 0
+    kind = _u8(metadata, place)[0] if place else 0
     if kind not in (DICTIONARY_BATCH, RECORD_BATCH):
         return len(body)
     batch = _table(metadata, message, HEADER)

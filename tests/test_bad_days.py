@@ -1,0 +1,178 @@
+"""Operators' and publishers' bad days, with real processes: a clear word, nothing lost, nobody else harmed."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from redis.exceptions import OutOfMemoryError
+
+from parallax.demo.ports import choose_ports
+from parallax.replication.keys import TableKeys
+from parallax.replication.spec import TableSpec
+from parallax.status import fleet
+from tests.cluster import PREFIX, Cluster
+from tests.processes import HOST, Process, RedisServer, python_module, until
+
+pytestmark = pytest.mark.cluster
+
+KEYED = TableSpec.declare("keyed", {"schema": {"id": "string", "n": "integer"}, "index": "id"})
+OTHER = TableSpec.declare("other", {"schema": {"id": "string", "n": "integer"}, "index": "id"})
+
+Make = Callable[..., Awaitable[Cluster]]
+
+
+async def refused_start(kind: str, **settings: str) -> str:
+    """Start a service that must refuse to, and return what it said."""
+    ports = choose_ports({"public": 0, "internal": 0})
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PARALLAX_")}
+    env |= {"PARALLAX_PORT": str(ports["public"]), "PARALLAX_INTERNAL_PORT": str(ports["internal"]), "PARALLAX_BIND": HOST}
+    env |= {f"PARALLAX_{name}": value for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", kind), env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 2, out.decode()
+    assert b"Traceback" not in out
+    return out.decode()
+
+
+@pytest.mark.parametrize("kind", ["coordinator", "node"])
+async def test_a_wrong_password_ends_the_start_with_a_word(tmp_path: Path, kind: str) -> None:
+    server = RedisServer(tmp_path, choose_ports({"redis": 0})["redis"], options=["--requirepass", "right"])
+    server.start()
+    try:
+        await until(lambda: asyncio.to_thread(_accepts, server.port), 10, "Redis listens")
+        for secret in (":wrong-secret@", ""):
+            said = await refused_start(kind, REDIS_URL=f"redis://{secret}{HOST}:{server.port}/0")
+            assert "PARALLAX_REDIS_URL" in said
+            assert "refuses us" in said
+            assert "wrong-secret" not in said
+    finally:
+        server.destroy()
+
+
+def _accepts(port: int) -> bool:
+    with socket.create_connection((HOST, port), 1):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable"), [("coordinator", "INTERNAL_PORT"), ("node", "PORT"), ("node", "INTERNAL_PORT")]
+)
+async def test_a_taken_port_ends_the_start_with_a_word(kind: str, variable: str) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = await refused_start(kind, **{variable: port})
+    assert f"PARALLAX_{variable}={port}" in said
+    assert "in use" in said
+
+
+async def test_wrong_settings_are_all_said_at_once() -> None:
+    said = await refused_start("coordinator", LEASE_TTL_SECONDS="soon", BATCH_ROWS="0", LOG_LEVEL="info")
+    assert [line.partition("=")[0] for line in said.splitlines()] == [
+        "parallax: PARALLAX_LEASE_TTL_SECONDS",
+        "parallax: PARALLAX_BATCH_ROWS",
+    ]
+
+
+async def test_redis_may_come_later(tmp_path: Path) -> None:
+    ports = choose_ports({"redis": 0, "internal": 0})
+    server = RedisServer(tmp_path, ports["redis"])
+    env = {"PARALLAX_REDIS_URL": server.url, "PARALLAX_INTERNAL_PORT": str(ports["internal"]), "PARALLAX_BIND": HOST}
+    coordinator = Process("coordinator", python_module("coordinator"), tmp_path, env | {"PYTHONPATH": os.getcwd()})
+    coordinator.start()
+    try:
+
+        async def says_so() -> bool:
+            return "waiting for it" in coordinator.tail()
+
+        await until(says_so, 15, "the coordinator says what it waits for")
+        server.start()
+
+        async def leads() -> bool:
+            return [member["leader"] for member in await fleet(server.url)] == [True]
+
+        await until(leads, 15, "it leads")
+        assert await coordinator.terminate() == 0
+    finally:
+        coordinator.destroy()
+        server.destroy()
+
+
+async def test_a_full_redis_refuses_publishers_and_recovers_by_itself(make_cluster: Make) -> None:
+    cluster = await make_cluster([KEYED], nodes=0, coordinators=1)
+    await cluster.publish("keyed", data='[{"id": "before", "n": 1}]')
+    await cluster.at_rest()
+    used = (await cluster.redis.info("memory"))["used_memory"]
+    await cluster.redis.config_set("maxmemory", used + (4 << 20))
+    accepted, refusal = 0, ""
+    while not refusal:
+        rows = [{"id": f"{accepted}-{number}" + "x" * 200, "n": number} for number in range(100)]
+        try:
+            await cluster.publish("keyed", data=json.dumps(rows))
+            accepted += 1
+        except OutOfMemoryError as error:
+            refusal = str(error)
+        assert accepted < 10_000, "it is never full"
+    assert "maxmemory" in refusal
+
+    async def is_drained() -> bool:
+        return (await cluster.backlog())["keyed"] == 0
+
+    await until(is_drained, 20, "a full Redis is drained")
+    await cluster.redis.config_set("maxmemory", 0)
+    await cluster.publish("keyed", data='[{"id": "after", "n": 1}]')
+    await cluster.converged()
+    assert (await cluster.status("coordinator-1"))["tables"]["keyed"]["rows"] == 100 * accepted + 2
+
+
+async def test_messages_on_the_channel_are_updates_too(make_cluster: Make) -> None:
+    cluster = await make_cluster([KEYED], nodes=0, coordinators=1)
+    channel = TableKeys(PREFIX, "keyed").ingest
+
+    async def is_heard() -> bool:
+        return await cluster.redis.publish(channel, '[{"id": "a", "n": 1}]') > 0
+
+    await until(is_heard, 10, "the leader listens")
+    await cluster.redis.publish(channel, '{"id": "b", "n": 2}')
+    await cluster.redis.publish(channel, "not json")
+
+    async def has_arrived() -> bool:
+        (member,) = await fleet(cluster.server.url)
+        return member["tables"]["keyed"]["rows"] == 2 and len(await cluster.rejected("keyed")) == 1
+
+    await until(has_arrived, 10, "both rows are there and the garbage is refused")
+
+
+async def test_an_entry_that_kills_its_reader_is_set_aside(make_cluster: Make) -> None:
+    cluster = await make_cluster([KEYED, OTHER], nodes=0, coordinators=1, settings={"BATCH_BYTES": "1000000"})
+    keys = TableKeys(PREFIX, "keyed")
+    heavy = json.dumps([{"id": str(number), "n": number} for number in range(1_000_000)])
+    deadly = await cluster.publish("keyed", data=heavy)
+    for attempt in (1, 2):
+
+        async def is_being_read(attempt: int = attempt) -> bool:
+            return int(await cluster.redis.hget(keys.trying, b"alone " + deadly) or 0) == attempt
+
+        await until(is_being_read, 20, "the entry is given out")
+        await cluster["coordinator-1"].kill()  # as the kernel does when memory runs out
+        await cluster.publish("keyed", data='[{"id": "behind", "n": 1}]')
+        await cluster.publish("other", data='[{"id": "a", "n": 1}]')
+        cluster["coordinator-1"].start()
+    await cluster.ready("coordinator-1")
+    await cluster.at_rest()
+    (refused,) = await cluster.rejected("keyed")
+    assert refused["entry"] == deadly
+    assert b"died 2 times" in refused["reason"]
+    assert refused["data"] == heavy.encode(), "it is kept for whoever wants to know"
+
+    async def are_there() -> bool:
+        status = await cluster.status("coordinator-1")
+        return {name: table["rows"] for name, table in status["tables"].items()} == {"keyed": 1, "other": 1}
+
+    await until(are_there, 5, "what came behind it, and the other table's row, are there")

@@ -7,7 +7,7 @@ from typing import Any
 from tornado.web import Application
 
 from node.gateway import Gateway
-from node.gateway.handler import gateway_routes
+from node.gateway.handler import gateway_routes, websocket_settings
 from node.pages import page_routes
 from node.settings import NodeSettings
 from parallax.http import Health, health_routes
@@ -85,7 +85,10 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         "PARALLAX_INTERNAL_PORT",
     )
     public = listen(
-        Application([*gateway_routes(gateway, settings), *page_routes()]), settings.port, settings.bind, "PARALLAX_PORT"
+        Application([*gateway_routes(gateway, settings), *page_routes()], **websocket_settings(settings)),
+        settings.port,
+        settings.bind,
+        "PARALLAX_PORT",
     )
     log.info("node %s: public port %d, internal port %d", name, settings.port, settings.internal_port)
 

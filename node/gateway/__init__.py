@@ -1,0 +1,10 @@
+"""Between viewers and the engine: every websocket message is one request of a virtual session.
+
+The engine never sees a client's id, message id or raw frame. In reading order: `handler` (the websocket), `outbox` (what waits
+for a viewer), `wire` and `messages` (what a frame holds), `session` (what one viewer may ask, and has), `backend` (a hosted
+table), `gateway` (all of them).
+"""
+
+from node.gateway.gateway import Gateway
+
+__all__ = ["Gateway"]

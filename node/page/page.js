@@ -9,14 +9,13 @@ let wanted = new URLSearchParams(location.search).get("table"); // null: whichev
 let shown = null;
 
 function say(state, text = state) {
-  element("status").dataset.state = state;
-  element("status").textContent = text;
+  element("connection").dataset.state = state;
+  element("connection").textContent = text;
 }
 
 /** Return a Client over a websocket to where the page came from, and the socket itself, once that is open. */
 async function connect(Client) {
-  const url = new URL("websocket", document.baseURI);
-  url.protocol = url.protocol.replace("http", "ws");
+  const url = `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/websocket`;
   const socket = new WebSocket(url);
   socket.binaryType = "arraybuffer";
   const client = new Client(
@@ -49,7 +48,7 @@ function showNothing() {
 
 async function follow(client) {
   const names = (await client.get_hosted_table_names()).sort();
-  const name = wanted === null ? names[0] : names.find((one) => one === wanted);
+  const name = [wanted ?? shown, ...(wanted === null ? names : [])].find((one) => names.includes(one));
   tables.replaceChildren(...names.map((one) => new Option(one, one, false, one === name)));
   tables.disabled = names.length === 0;
   if (name === undefined) tables.selectedIndex = -1;

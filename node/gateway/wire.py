@@ -1,0 +1,122 @@
+"""The outer layer of Perspective's protocol: `Request` and `Response` are both
+
+    field 1: msg_id (uint32) | field 2: entity_id (string) | field N: the body, a message whose kind N says
+
+Only this layer is read by hand, so that an answer of many megabytes can be put behind other ids without being decoded, and so
+that a message id can be told even of a request that is otherwise broken.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+SERVER_ERROR = 50
+"""The field of a Response that carries an error instead of an answer."""
+
+_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
+_MOST_VARINT_BYTES = 10
+
+
+class Status(IntEnum):
+    """The `status_code` of a ServerError."""
+
+    SERVER_ERROR = 0
+    VIEW_NOT_FOUND = 1
+
+
+class Malformed(Exception):
+    """A frame that is no Request. `msg_id` is what could be read of it, 0 if nothing could."""
+
+    def __init__(self, reason: str, msg_id: int = 0, entity_id: str = "") -> None:
+        self.msg_id, self.entity_id = msg_id, entity_id
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One Request or Response, its body as bytes. `number` is 0 if there is no body (as in a hosted-tables notice)."""
+
+    msg_id: int
+    entity_id: str
+    number: int
+    body: bytes
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        entity = self.entity_id.encode()
+        parts = [b"\x08", varint(self.msg_id)]
+        if entity:
+            parts += (b"\x12", varint(len(entity)), entity)
+        if self.number:
+            parts += (varint(self.number << 3 | _BYTES), varint(len(self.body)), self.body)
+        return b"".join(parts)
+
+
+def error(msg_id: int, entity_id: str, text: str, status: Status = Status.SERVER_ERROR) -> Envelope:
+    """Return the Response that says what went wrong."""
+    words = text.encode()
+    body = b"\x0a" + varint(len(words)) + words
+    if status:
+        body += b"\x10" + varint(status)
+    return Envelope(msg_id, entity_id, SERVER_ERROR, body)
+
+
+def varint(value: int) -> bytes:
+    """Encode a number of 0 or more."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def read_msg_id(frame: bytes) -> int:
+    """Return the message id of a frame that the engine wrote: it always comes first, and is 0 if it is not there."""
+    return _varint(frame, 1)[0] if frame[:1] == b"\x08" else 0
+
+
+def decode(frame: bytes) -> Envelope:
+    """Read a frame.
+
+    Raises:
+        Malformed: it is not one message with at most one body.
+    """
+    msg_id, entity_id, number, body = 0, "", 0, b""
+    at, end = 0, len(frame)
+    try:
+        while at < end:
+            tag, at = _varint(frame, at)
+            field, kind = tag >> 3, tag & 7
+            if kind == _VARINT:
+                value, at = _varint(frame, at)
+                if field == 1:
+                    msg_id = value & 0xFFFFFFFF
+                    continue
+            elif kind == _BYTES:
+                size, at = _varint(frame, at)
+                if size > end - at:
+                    raise ValueError(f"field {field} says {size} bytes, {end - at} are left")
+                at += size
+                if field == 2:
+                    entity_id = frame[at - size : at].decode()
+                    continue
+                if field > 2:
+                    if number:
+                        raise ValueError(f"it has two bodies, {number} and {field}")
+                    number, body = field, frame[at - size : at]
+                    continue
+            raise ValueError(f"field {field} of wire type {kind}")
+    except ValueError as wrong:
+        raise Malformed(f"not a readable message: {wrong}", msg_id, entity_id) from wrong
+    return Envelope(msg_id, entity_id, number, body)
+
+
+def _varint(frame: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    for byte in frame[at : at + _MOST_VARINT_BYTES]:
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("a number without end")

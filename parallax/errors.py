@@ -4,6 +4,7 @@ ParallaxError
  ├─ ConfigurationError    a setting or a tables file is wrong; stops a program at its start
  ├─ BadRecord             bytes in a log, feed or snapshot that this version cannot read
  ├─ BadEntry              what a publisher sent does not fit the table; it is refused with this text
+ ├─ PublishError          what a program publishes cannot be handed to Redis; nothing of it was dropped silently
  ├─ EngineRefused         the engine would not apply an operation that had passed validation
  ├─ ChunksGone            a large value's chunks expired, because a newer one replaced it or somebody deleted them
  ├─ SnapshotUnusable      a snapshot is missing chunks, or is not what its manifest says
@@ -33,6 +34,10 @@ class BadRecord(ParallaxError):
 
 class BadEntry(ParallaxError):
     """A publisher's entry that does not fit its table; the text says what, where and what to do."""
+
+
+class PublishError(ParallaxError):
+    """Redis does not take what is published, or not in time; the text says why and what to do."""
 
 
 class EngineRefused(ParallaxError):

@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from parallax.errors import ConfigurationError
 
@@ -20,6 +21,24 @@ STORE_ERRORS = (RedisError, OSError)
 """What a call to Redis raises when Redis is away, refuses, or answers an error."""
 
 TIMEOUT_SECONDS = 5.0
+
+
+class _PromptlyCancelled:
+    """For a connection class: send without `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives
+    just when the sending is done; the task that was cancelled would go on."""
+
+    socket_timeout: float | None
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        limit, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit):
+                await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except TimeoutError:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise RedisTimeoutError("timeout writing to Redis") from None
+        finally:
+            self.socket_timeout = limit
 
 
 def connect(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> "Redis":
@@ -42,6 +61,8 @@ def connect(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> "Redis":
         )
     except ValueError as error:
         raise ConfigurationError([f"PARALLAX_REDIS_URL: {error}"]) from error
+    pool: Any = client.connection_pool
+    pool.connection_class = type("Connection", (_PromptlyCancelled, pool.connection_class), {})
     return client
 
 

@@ -10,6 +10,8 @@ from parallax.errors import ParallaxError
 
 log = logging.getLogger(__name__)
 
+CANCEL_AGAIN_SECONDS = 0.2
+
 
 class Tasks:
     """Own background tasks: a failure is logged and reported, and closing cancels and awaits them all.
@@ -50,11 +52,15 @@ class Tasks:
                 self._on_failure(task.get_name(), error)
 
     async def close(self) -> None:
-        """Cancel every task and wait until all have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel every task and wait until all have ended.
+
+        A library that swallows a cancellation, as `asyncio.wait_for` does at times before Python 3.12, is told again.
+        """
+        pending = set(self._tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from parallax.replication.spec import TableSpec
+    from tests.browser import Browser
     from tests.cluster import Cluster
 
 
@@ -33,3 +34,12 @@ async def make_cluster(tmp_path: Path) -> "AsyncIterator[Callable[..., Awaitable
     for cluster in clusters:
         await cluster.close()
         print(cluster.logs())
+
+
+@pytest.fixture
+async def browser() -> "AsyncIterator[Browser]":
+    """A real Chromium: `tab = await browser.open(url)`; `tab.complaints` says what went wrong on the page."""
+    from tests.browser import running_browser
+
+    async with running_browser() as running:
+        yield running

@@ -63,7 +63,7 @@ async def test_tasks_that_swallow_a_cancellation_are_told_again() -> None:
     [
         ("redis://user:secret@host:1/0", "redis://host:1/0"),
         ("redis://host:1/0?password=secret", "redis://host:1/0"),
-        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock"),
+        ("unix:///run/redis.sock?db=1", "unix:/run/redis.sock"),
     ],
 )
 def test_secrets_are_not_shown(url: str, shown: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from coordinator.entry import Entry
-from coordinator.validate import validate
+from coordinator.limits import Limits
+from coordinator.validate import read, validate
 from parallax.demo.flight import IDENTITY, MINUTE, Arc, days
 from parallax.demo.ports import choose_ports
 from parallax.demo.replay import BACKLOG, encode, table_specs
@@ -46,7 +47,7 @@ def test_every_change_is_accepted_and_arrives_as_it_was():
                 name: value.encode() if isinstance(value, str) else value for name, value in encode(change, spec).items()
             }
             parts = [part for name, value in fields.items() for part in (name.encode(), value)]
-            tables = validate(Entry.read(parts, spec), spec)
+            tables = validate(read(Entry.read(parts, spec), spec, Limits()), spec)
             rows = [row for table in tables for row in table.cast(_numbers(table.schema)).to_pylist()]
             assert rows == list(change.rows)
             counts[change.op] += len(rows)

@@ -115,11 +115,11 @@ async def test_for_five_seconds(make_demo, free_port: int):
     entries, rows, refused = re.search(
         r"Published in 5 s: ([\d,]+) entries .* ([\d,]+) rows, .* (\d+) refused", demo.said
     ).groups()
-    assert int(entries.replace(",", "")) > 40
-    assert int(rows.replace(",", "")) > 2_000
+    assert int(entries.replace(",", "")) > 20
+    assert int(rows.replace(",", "")) > 1_500
     assert refused == "0"
     records = re.search(r"Put in order: ([\d,]+) records in flights, ([\d,]+) records in events", demo.said).groups()
-    assert all(int(count.replace(",", "")) > 10 for count in records)
+    assert all(int(count.replace(",", "")) > 5 for count in records)
     for table in ("flights", "events"):
         digests = re.findall(rf"{table} +live .* 0 rec, +0\.\d s +\d+ +(\w{{12}} at \d+)\n", demo.said)
         assert len(digests) == 5, "two coordinators and three nodes"

@@ -9,7 +9,7 @@ from pathlib import Path
 from parallax.demo.fleet import PREFIX, Fleet
 from parallax.replication.keys import TableKeys
 
-OWN_ROW = {"id": "my-own", "carrier": "My Own Air", "origin": "JFK", "dest": "LAX", "status": "boarding", "dep_delay": 42}
+OWN_ROW = {"id": "00-my-own", "carrier": "My Own Air", "origin": "JFK", "dest": "LAX", "status": "boarding", "dep_delay": 42}
 
 
 def guide(fleet: Fleet, *, speed: float, seconds: float | None) -> str:
@@ -20,7 +20,7 @@ def guide(fleet: Fleet, *, speed: float, seconds: float | None) -> str:
         "",
         *(f"  {name:14} pid {child.pid or 0:<8} {_place(fleet, name, speed)}" for name, child in fleet.children.items()),
         "",
-        f"Open   {bold(fleet.url('balancer'))}",
+        f"Open   {bold(fleet.url('balancer') + '?table=flights')}",
         "",
         "Publish a row of your own; every viewer sees it at once (until the replay's next day replaces the table):",
         *(f"       {line}" for line in own_row_commands(fleet.ports["redis"])),

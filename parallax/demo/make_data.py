@@ -32,10 +32,10 @@ Airport = tuple[str, float, float, str]  # name, latitude, longitude, time zone
 INSTANT = pa.timestamp("ms", "UTC")
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()),  # day, carrier code, number, origin: unique in the slice
+        ("id", pa.string()),  # day, scheduled local time, flight: unique in the slice, and sorts as a board does
         ("day", pa.date32()),
         ("carrier", pa.string()),
-        ("flight", pa.int32()),
+        ("flight", pa.string()),  # carrier code and number
         ("tailnum", pa.string()),
         ("origin", pa.string()),
         ("dest", pa.string()),
@@ -96,12 +96,12 @@ def convert(row: dict[str, str], carriers: dict[str, str], airports: dict[str, A
             # What is not air time was spent on the ground, most of it in New York's queues.
             took_off = departed + 0.65 * max(at_gate - departed - in_air, timedelta(minutes=6))
             landed = took_off + in_air
-    month, day = int(row["month"]), int(row["day"])
+    month, day, flight = int(row["month"]), int(row["day"]), row["carrier"] + row["flight"]
     return {
-        "id": f"{month:02}{day:02}-{row['carrier']}{row['flight']}-{row['origin']}",
+        "id": f"{month:02}{day:02}-{int(row['sched_dep_time']):04}-{flight}",
         "day": datetime(2013, month, day, tzinfo=UTC).date(),
         "carrier": carriers[row["carrier"]],
-        "flight": int(row["flight"]),
+        "flight": flight,
         "tailnum": row["tailnum"] if row["tailnum"] not in ("NA", "") else None,
         "origin": row["origin"],
         "dest": row["dest"],
@@ -135,6 +135,7 @@ def main(source: str) -> None:
             if (int(row["month"]), int(row["day"])) in DAYS
         ]
     rows.sort(key=lambda row: (row["sched_dep"], row["id"]))
+    assert len({row["id"] for row in rows}) == len(rows)
     table = pa.Table.from_pylist(rows, SCHEMA)
     OUTPUT.parent.mkdir(exist_ok=True)
     pq.write_table(table, OUTPUT, compression="zstd", compression_level=19)

@@ -14,7 +14,8 @@ from parallax.replica.digest import digest
 from parallax.replica.engine import Engine, EngineTable, Listener, StaleGeneration, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
-from tests.operations import INDEXED, LIMITED, PLAIN, Operations, arrow_streams
+from tests.encodings import arrow_streams
+from tests.operations import INDEXED, LIMITED, PLAIN, Operations
 from tests.oracle import Oracle, comparable_rows, difference
 
 SPEC = TableSpec("t", (("id", "string"), ("a", "int64"), ("c", "string")), index="id")
@@ -65,7 +66,7 @@ async def test_any_operations_give_what_the_oracle_holds(engine: Engine, spec: T
     gathered: list[tuple[Op, bytes]] = []
     for operation in Operations(spec, f"engine {seed}").take(150):
         oracle.apply(operation.op, operation.rows)
-        payloads = arrow_streams(spec, operation) or [to_ipc(rows(spec, **{spec.columns[0]: []}))]
+        payloads = arrow_streams(spec, operation.rows) or [to_ipc(rows(spec, **{spec.columns[0]: []}))]
         gathered.append((Op(operation.op), payloads[0]))
         gathered += [(Op.UPDATE if operation.op == "replace" else Op(operation.op), rest) for rest in payloads[1:]]
         if rng.random() < 0.3:
@@ -246,12 +247,12 @@ async def test_a_table_loaded_from_an_export_has_its_digest_and_goes_on_alike(en
     await first.load(spec, spec.arrow_schema.empty_table())
     operations = Operations(spec, "export")
     for operation in operations.take(80):
-        await first.apply([(Op(operation.op), payload) for payload in arrow_streams(spec, operation)[:1]])
+        await first.apply([(Op(operation.op), payload) for payload in arrow_streams(spec, operation.rows)[:1]])
     await second.load(spec, await first.export())
     assert digest(await second.export()) == digest(await first.export())
     for operation in operations.take(80):
         for table in (first, second):
-            await table.apply([(Op(operation.op), payload) for payload in arrow_streams(spec, operation)[:1]])
+            await table.apply([(Op(operation.op), payload) for payload in arrow_streams(spec, operation.rows)[:1]])
     assert digest(await second.export()) == digest(await first.export())
 
 

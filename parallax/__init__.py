@@ -2,3 +2,28 @@
 
 `replication` is the contract, `replica` what node and coordinator need to hold a table, `demo` a fleet on one machine.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parallax.errors import ParallaxError as ParallaxError
+    from parallax.errors import PublishError as PublishError
+    from parallax.publisher import AsyncPublisher as AsyncPublisher
+    from parallax.publisher import Publisher as Publisher
+
+_HOMES = {
+    "AsyncPublisher": "parallax.publisher",
+    "ParallaxError": "parallax.errors",
+    "PublishError": "parallax.errors",
+    "Publisher": "parallax.publisher",
+}
+"""Public names, and the modules that are imported when they are first used: `import parallax` by itself loads nothing."""
+
+__all__ = ["AsyncPublisher", "ParallaxError", "PublishError", "Publisher"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,256 @@
+"""One table's way into ingest: entries wait in order, and go out again and again until Redis has them.
+
+Each entry has a number (`seq`) that the coordinator drops when it sees it twice, so sending again cannot double. It cannot lose
+either: what goes out together is one transaction, so never the later of two entries without the earlier.
+"""
+
+import asyncio
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
+
+from parallax.errors import PublishError
+from parallax.publisher_data import Payload
+from parallax.replication.keys import TableKeys
+from parallax.replication.record import Op
+from parallax.store import STORE_ERRORS, place, text
+
+WINDOW_ENTRIES, WINDOW_BYTES = 1_000, 16 << 20  # what one transaction carries
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0  # between two attempts
+BACKLOG_PAUSE_SECONDS = 0.1
+PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+"""What the client puts before Redis's own words; it would show data."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOptions:
+    """How a lane behaves."""
+
+    url: str
+    producer: str
+    batch_seconds: float
+    batch_rows: int
+    max_backlog: int  # entries in a table's ingest above which it waits
+    max_buffer_bytes: int  # what waits here for one table before `update` waits
+    timeout_seconds: float  # without progress, until whoever waits gets a PublishError
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """An entry that Redis has not yet confirmed."""
+
+    op: Op
+    payload: Payload
+    seq: int
+
+
+class Lane:
+    """The entries of one table, in order."""
+
+    def __init__(self, redis: "Redis", keys: TableKeys, options: LaneOptions) -> None:
+        self.keys = keys
+        self.last_id: str | None = None  # of the entries that Redis has
+        self.refusals_from = "-"  # where in `rejected` this run's refusals begin
+        self._redis, self._options = redis, options
+        self._waiting: deque[Outgoing] = deque()
+        self._in_flight = 0  # entries at the head of `_waiting` that are on their way
+        self._bytes = self._rows = 0
+        self._backlog = 0
+        self._problem: str | None = None  # why the last attempt came to nothing
+        self._is_hopeless = False  # trying again will not help
+        self._progress_at = time.monotonic()
+        self._oldest_at = 0.0
+        self._is_hurried = False
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    # For the one who publishes ---------------------------------------------------------------------------------------
+
+    def add(self, op: Op, payload: Payload, seq: int | None, number: Callable[[], int]) -> None:
+        """Put an entry behind the others; `number()` gives the seq if there is none yet."""
+        now = time.monotonic()
+        if not self._waiting:
+            self._progress_at = now
+        if len(self._waiting) <= self._in_flight:
+            self._oldest_at = now
+        self._bytes += payload.size
+        self._rows += payload.rows
+        last = self._waiting[-1] if len(self._waiting) > self._in_flight else None
+        may_merge = (
+            self._options.batch_seconds > 0 and seq is None and op is Op.UPDATE and last is not None and last.op is op
+        )
+        is_merged = (
+            may_merge
+            and last is not None
+            and last.payload.rows + payload.rows <= self._options.batch_rows
+            and last.payload.take(payload)
+        )
+        if not is_merged:
+            self._waiting.append(Outgoing(op, payload, number() if seq is None else seq))
+        self._notify()
+
+    async def room(self) -> None:
+        """Wait until there is room for more.
+
+        Raises:
+            PublishError: nothing went out for too long, whether or not there is room.
+        """
+        await self._until(lambda: self._bytes < self._options.max_buffer_bytes and not self._is_stalled(), self._progress_at)
+
+    async def empty(self) -> None:
+        """Wait until Redis has everything.
+
+        Raises:
+            PublishError: nothing went out for too long; what waits is still tried.
+        """
+        self._is_hurried = True
+        self._notify()
+        try:
+            await self._until(lambda: not self._waiting, time.monotonic())
+        finally:
+            self._is_hurried = False
+
+    def _is_stalled(self) -> bool:
+        return self._problem is not None and time.monotonic() - self._progress_at > self._options.timeout_seconds
+
+    async def _until(self, is_reached: Callable[[], bool], since: float) -> None:
+        """Wait for as long as something goes out at least each `timeout_seconds`, counted from `since` at the earliest."""
+        while True:
+            if self._is_hopeless:
+                raise PublishError(f"table {self.keys.table!r}: {self._problem}")
+            if is_reached():
+                return
+            left = max(self._progress_at, since) + self._options.timeout_seconds - time.monotonic()
+            if left <= 0:
+                raise PublishError(
+                    f"table {self.keys.table!r}: nothing went out for {self._options.timeout_seconds:g} s: "
+                    f"{self._problem or 'Redis does not answer'}; {len(self._waiting)} entries wait"
+                )
+            await self._next_change(left)
+
+    # For the one who sends -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what waits, until cancelled."""
+        while True:
+            await self._gathered()
+            await self._backlog_is_low()
+            await self._deliver()
+
+    async def _gathered(self) -> None:
+        """Wait until there is something to send, and until rows had their time to gather."""
+        while True:
+            if not self._waiting:
+                left = 60.0
+            elif self._is_hurried or self._rows >= self._options.batch_rows:
+                return
+            else:
+                left = self._oldest_at + self._options.batch_seconds - time.monotonic()
+                if left <= 0:
+                    return
+            await self._next_change(left)
+
+    async def _backlog_is_low(self) -> None:
+        while self._backlog > self._options.max_backlog:
+            self._note(
+                f"{self._backlog} entries wait in ingest, more than max_backlog ({self._options.max_backlog}): the coordinator "
+                "is far behind, or none runs"
+            )
+            await asyncio.sleep(BACKLOG_PAUSE_SECONDS)
+            try:
+                before, self._backlog = self._backlog, await self._redis.xlen(self.keys.ingest)
+                if self._backlog < before:
+                    self._progress_at = time.monotonic()
+            except STORE_ERRORS as error:
+                self._note(self._explain(error))
+
+    async def _deliver(self) -> None:
+        window: list[Outgoing] = []
+        size = 0
+        for outgoing in self._waiting:
+            if window and (len(window) >= WINDOW_ENTRIES or size + outgoing.payload.size > WINDOW_BYTES):
+                break
+            window.append(outgoing)
+            size += outgoing.payload.size
+        self._in_flight = len(window)
+        entries = [self._fields(outgoing) for outgoing in window]
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                answers = await self._send(entries)
+                break
+            except STORE_ERRORS as error:
+                self._is_hopeless = _is_hopeless(error)
+                self._note(self._explain(error))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        *ids, self._backlog = answers
+        if self.last_id is None:  # a minute back: the clock of a Redis that took over may be behind
+            self.refusals_from = str(max(0, int(text(ids[0]).partition("-")[0]) - 60_000))
+        self.last_id = text(ids[-1])
+        for _ in window:
+            done = self._waiting.popleft()
+            self._bytes -= done.payload.size
+            self._rows -= done.payload.rows
+        self._in_flight = 0
+        self._problem, self._is_hopeless = None, False
+        self._progress_at = self._oldest_at = time.monotonic()
+        self._notify()
+
+    async def _send(self, entries: Sequence[dict[Any, Any]]) -> list[Any]:
+        """Write all entries or none, and return their ids and the backlog. What is lost on the way back is sent again."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for fields in entries:
+                pipe.xadd(self.keys.ingest, fields)
+            pipe.xlen(self.keys.ingest)
+            answers: list[Any] = await pipe.execute()
+        return answers
+
+    def _fields(self, outgoing: Outgoing) -> dict[Any, Any]:
+        return {
+            "op": str(outgoing.op),
+            **outgoing.payload.encode(),
+            "producer": self._options.producer,
+            "seq": str(outgoing.seq),
+        }
+
+    def _note(self, problem: str) -> None:
+        self._problem = problem
+        self._notify()
+
+    def _explain(self, error: BaseException) -> str:
+        where, said = place(self._options.url), PIPELINE.sub("", str(error)) or type(error).__name__
+        if isinstance(error, OutOfMemoryError):
+            return f"Redis at {where} is full (OOM: {said}): give it more memory, or let the coordinator catch up"
+        if _is_hopeless(error):
+            return f"Redis at {where} refuses us: {said}"
+        return f"Redis at {where} cannot be reached: {said}"
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _next_change(self, seconds: float) -> None:
+        changed = self._changed
+        try:
+            async with asyncio.timeout(seconds):
+                await changed.wait()
+        except TimeoutError:
+            pass
+
+
+def _is_hopeless(error: BaseException) -> bool:
+    """Say whether trying again cannot help until somebody changes something."""
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return True
+    words = ("NOAUTH", "WRONGPASS", "NOPERM", "WRONGTYPE", "invalid username-password", "unknown command")
+    return isinstance(error, ResponseError | OSError) and any(word in str(error) for word in words)

@@ -1,5 +1,8 @@
 """The demo's publisher: plays the timeline in a loop, at many times its speed, into ingest.
 
+On purpose it needs no more than a Redis client: what it does, a publisher in any language can do. In Python,
+`parallax.Publisher` does the same with less.
+
 `python -m parallax.demo.replay --redis-url ... --speed 10` runs until SIGTERM or SIGINT, then prints one JSON line that says
 how much it published.
 """

@@ -174,6 +174,8 @@ def _sum(numbers: pa.Array) -> int:
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if column.type == field.type:
         return column
+    if types.is_dictionary(column.type) and types.is_string_view(column.type.value_type):  # as polars has categories
+        column = pa.chunked_array([_without_views(chunk) for chunk in column.chunks], _dictionary_of_strings(column.type))
     plain = column.type.value_type if types.is_dictionary(column.type) else column.type
 
     def cast(some: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -183,8 +185,23 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         return cast(column)
     except pa.ArrowException as error:
         row = _first_bad(column, cast)
-        value = "" if row is None else f"{shortened(str(column[row].cast(pa.string())))} "
+        value = "" if row is None else f"{_shown(column[row])} "
         raise Misfit(f"{value}does not fit {field.type}: {_first_line(error)}", row=row, column=field.name) from None
+
+
+def _dictionary_of_strings(kind: pa.DictionaryType) -> pa.DictionaryType:
+    return pa.dictionary(kind.index_type, pa.string(), kind.ordered)
+
+
+def _without_views(chunk: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Return a dictionary of views with plain strings instead: pyarrow cannot look views up."""
+    texts = chunk.dictionary.cast(pa.string())
+    return pa.DictionaryArray.from_arrays(chunk.indices, texts, ordered=chunk.type.ordered)
+
+
+def _shown(value: pa.Scalar) -> str:
+    value = value.value if isinstance(value, pa.DictionaryScalar) else value
+    return shortened(str(value.cast(pa.string())))  # as text, because Python has no nanoseconds
 
 
 def _first_bad(column: pa.ChunkedArray, cast: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> int | None:

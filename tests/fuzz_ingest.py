@@ -41,6 +41,17 @@ def random_table(rng: random.Random) -> pa.Table:
     return pa.table(columns)
 
 
+def disguised(rng: random.Random, column: pa.Array) -> pa.Array:
+    """Return a column in another of the forms in which Arrow has it."""
+    if column.type == pa.string() and rng.random() < 0.3:
+        column = column.cast(pa.string_view())
+    if rng.random() < 0.3 and column.type != pa.string_view():
+        column = column.dictionary_encode()
+        if column.type.value_type == pa.string() and rng.random() < 0.5:
+            column = pa.DictionaryArray.from_arrays(column.indices, column.dictionary.cast(pa.string_view()))
+    return column
+
+
 def random_data(rng: random.Random, format: str) -> bytes:
     """Return what some publisher might send on his worst day."""
     if rng.random() < 0.05:
@@ -49,10 +60,7 @@ def random_data(rng: random.Random, format: str) -> bytes:
     if format != "arrow":
         data = formats.WRITERS[format](table)
     else:
-        columns = [
-            column.dictionary_encode() if rng.random() < 0.2 else column.cast(pa.string_view()) if column.type == pa.string() and rng.random() < 0.3 else column
-            for column in table.columns
-        ]  # fmt: skip
+        columns = [disguised(rng, column.combine_chunks()) for column in table.columns]
         table = pa.table(columns, table.column_names)
         data = formats.arrow(table, is_file=rng.random() < 0.3, compression=rng.choice((None, "lz4", "zstd")), rows=3)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 4, 20))):

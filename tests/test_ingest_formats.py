@@ -84,10 +84,11 @@ def test_every_value_of_every_type_arrives_bit_for_bit(format: str) -> None:
         lambda table: formats.arrow(table.cast(pa.schema([(f.name, f.type if f.type != pa.string() else pa.large_string()) for f in table.schema]))),
         lambda table: formats.arrow(table.cast(pa.schema([(f.name, f.type if f.type != pa.string() else pa.string_view()) for f in table.schema]))),
         lambda table: formats.arrow(pa.table([c.dictionary_encode() if c.type == pa.string() else c for c in table.columns], table.column_names)),
+        lambda table: formats.arrow(pa.table([categories(c) if c.type == pa.string() else c for c in table.columns], table.column_names)),
         lambda table: formats.arrow(pa.table([c.cast(pa.timestamp("us", "Asia/Tokyo")) if c.type == pa.timestamp("ms") else c for c in table.columns], table.column_names)),
         lambda table: formats.arrow(table.select(list(reversed(table.column_names)))),
     ],
-    ids=["file", "lz4", "zstd file", "batches", "large_string", "string_view", "dictionary", "microseconds and a zone", "reversed"],
+    ids=["file", "lz4", "zstd file", "batches", "large_string", "string_view", "dictionary", "dictionary of views", "microseconds and a zone", "reversed"],
 )  # fmt: skip
 def test_every_way_to_write_arrow_arrives_bit_for_bit(write: Callable[[pa.Table], bytes]) -> None:
     table = extremes()
@@ -98,6 +99,12 @@ def test_milliseconds_reach_beyond_what_text_can_say() -> None:
     table = pa.table({"id": ["a", "b"], "at": pa.array(formats.INT64, pa.int64()).view(pa.timestamp("ms"))})
     assert bits(carried(entry(formats.columns(table), "columns"))) == bits(table)
     assert bits(carried(entry(formats.arrow(table), "arrow"))) == bits(table)
+
+
+def categories(column: pa.ChunkedArray) -> pa.Array:
+    """Return text as polars has its categories: a dictionary of views."""
+    found = column.combine_chunks().dictionary_encode()
+    return pa.DictionaryArray.from_arrays(found.indices, found.dictionary.cast(pa.string_view()))
 
 
 def values_of(word: str) -> st.SearchStrategy[Any]:

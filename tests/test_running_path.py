@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ OPERATIONS = int(os.environ.get("PARALLAX_TEST_OPERATIONS", "20000"))
 MIX = Mix(ragged=0.1, steady=0.7, largest_batch=20)
 """Operations that can be merged now and then, as those of real publishers can."""
 
-KEYED = TableSpec("keyed", (("id", "string"), ("x", "integer"), ("at", "datetime"), ("f", "float")), index="id")
+KEYED = TableSpec(
+    "keyed", (("id", "string"), ("x", "integer"), ("at", "datetime"), ("f", "float"), ("small", "uint8")), index="id"
+)
 RECENT = TableSpec("recent", (("n", "int64"), ("x", "integer"), ("s", "string")), limit=500)
 NUMBERS = TableSpec("numbers", (("n", "int64"), ("s", "string")), max_rows=10_000_000)
 SMALL = (KEYED, RECENT, NUMBERS)
@@ -194,6 +197,38 @@ async def test_redis_emptied_gets_the_state_back(make_cluster: MakeCluster) -> N
     late = await cluster.add_node()
     await publisher.check()
     assert late in cluster.running
+
+
+async def test_views_that_were_open_all_the_while(make_cluster: MakeCluster) -> None:
+    """Live views of one viewer on each node, several of them grouped, show in the end what the oracle holds."""
+    cluster = await make_cluster([KEYED], coordinators=1, nodes=2)
+    publisher = Publisher(cluster, [KEYED])
+    async with AsyncExitStack() as stack:
+        shown: dict[str, dict[str, Any]] = {}
+        for name in ("node-1", "node-2"):
+            table = await (await stack.enter_async_context(cluster.viewer(name))).open_table(KEYED.name)
+            shown[name] = {
+                "filter": await table.view(filter=[["x", ">", 0]], columns=["id", "x"]),
+                "sort": await table.view(sort=[["id", "desc"]], columns=["id"]),
+                "sums": await table.view(group_by=["id"], columns=["small"], aggregates={"small": "sum"}),
+                "any": await table.view(group_by=["id"], columns=["f"], aggregates={"f": "any"}),
+                "split": await table.view(group_by=["id"], split_by=["id"], columns=["x"]),
+            }
+            await publisher.publish(500)
+        await publisher.publish(500)
+        await cluster.converged()  # which also makes visible what was applied
+        rows = {row[0]: row[1] for row in publisher.oracles[KEYED.name].rows()}
+        small = {row[0]: row[-1] or 0 for row in publisher.oracles[KEYED.name].rows()}
+        assert len(rows) > 10, "the seed leaves something to compare"
+        for name, views in shown.items():
+            data = {kind: await view.to_columns() for kind, view in views.items()}
+            found = dict(zip(data["filter"]["id"], data["filter"]["x"], strict=True))
+            assert found == {key: x for key, x in rows.items() if x is not None and x > 0}, name
+            assert data["sort"]["id"] == sorted(rows, reverse=True), name
+            sums = zip(data["sums"]["__ROW_PATH__"], data["sums"]["small"], strict=True)
+            assert {(path or ["all"])[0]: x or 0 for path, x in sums} == small | {"all": sum(small.values())}, name
+            for kind in ("any", "split"):
+                assert {path[0] for path in data[kind]["__ROW_PATH__"] if path} == rows.keys(), f"{kind} on {name}"
 
 
 REFUSED: dict[str, dict[str, str | bytes]] = {

@@ -19,7 +19,7 @@ from coordinator.log import Answer, Log
 from coordinator.snapshots import Snapshots
 from parallax.errors import CannotAlter, Forked, SteppedDown
 from parallax.replica.replica import Held, Replica
-from parallax.replication.follower import BeatArrived
+from parallax.replication.events import BeatArrived
 from parallax.replication.position import ORIGIN, Position, new_term
 from parallax.replication.record import Op, Record
 from parallax.replication.spec import TableSpec

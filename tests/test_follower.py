@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from parallax.replication import events as e
 from parallax.replication import follower as f
 from parallax.replication.position import ORIGIN, Position, new_term
 from parallax.replication.record import Op, Record
@@ -33,7 +34,7 @@ class Store:
     truth: dict[Position, Content] = field(default_factory=lambda: {ORIGIN: ()})
     term: int = 0
     number: int = 0
-    sent: list[f.Event] = field(default_factory=list)  # what was published since it was last looked at
+    sent: list[e.Event] = field(default_factory=list)  # what was published since it was last looked at
 
     def append(self, op: Op = Op.UPDATE, *, prev: Position | None = None, content: Content | None = None) -> Record:
         top = self.last or ORIGIN
@@ -49,7 +50,7 @@ class Store:
         self.last = position
         assert position not in self.truth, "a position never stands for two contents"
         self.truth[position] = (*(self.truth[before] if content is None else content), self.number)
-        self.sent.append(f.RecordArrived(record))
+        self.sent.append(e.RecordArrived(record))
         return record
 
     def snapshot(self) -> None:
@@ -90,13 +91,13 @@ class Store:
     def holds(self, position: Position) -> bool:
         return position == self.last or any(record.position == position for record in self.log)
 
-    def page(self, start: Position, size: int) -> f.PageRead:
+    def page(self, start: Position, size: int) -> e.PageRead:
         # Redis orders IDs by number; that is all that is used of their size, and only inside one log.
         records = [record for record in self.log if record.position >= start][: max(2, size)]
-        return f.PageRead(records, self.last)
+        return e.PageRead(records, self.last)
 
-    def beat(self) -> f.BeatArrived:
-        return f.BeatArrived(self.last or ORIGIN)
+    def beat(self) -> e.BeatArrived:
+        return e.BeatArrived(self.last or ORIGIN)
 
 
 class Machine:
@@ -107,22 +108,22 @@ class Machine:
         self.follower = follower or f.Follower()
         self.content: Content = ()
         self.now = 0.0
-        self.questions: list[f.Command] = []
+        self.questions: list[e.Command] = []
         self.wants = 0
         self.resubscribed = 0
 
-    def feed(self, event: f.Event, luck: float = 0.5) -> None:
+    def feed(self, event: e.Event, luck: float = 0.5) -> None:
         commands = self.follower.handle(event, now=self.now, luck=luck)
         self.follower.validate()
         for command in commands:
             match command:
-                case f.Apply(record):
+                case e.Apply(record):
                     if record.prev == ORIGIN:
                         self.content = ()
                     self.content = (*self.content, int(record.payload))
-                case f.SetWant():
+                case e.SetWant():
                     self.wants += 1
-                case f.Resubscribe():
+                case e.Resubscribe():
                     self.resubscribed += 1
                 case question:
                     self.questions.append(question)
@@ -137,29 +138,29 @@ class Machine:
         )
         if held != ORIGIN:
             self.content = self.store.truth[held]
-            self.feed(f.PayloadMissing(held, is_gone))
+            self.feed(e.PayloadMissing(held, is_gone))
 
     def answer(self, *, page_size: int = 3, fail: bool = False) -> None:
         if not self.questions:
             return
         question = self.questions.pop()
         if fail:
-            self.feed(f.ReadFailed())
+            self.feed(e.ReadFailed())
             return
         match question:
-            case f.ReadLog(start):
+            case e.ReadLog(start):
                 self.feed(self.store.page(start, page_size))
-            case f.ReadManifest():
+            case e.ReadManifest():
                 manifest = self.store.manifest
                 held = manifest is not None and self.store.holds(manifest[0].position)
-                self.feed(f.ManifestRead(manifest[0] if manifest else None, held))
-            case f.LoadSnapshot(manifest):
+                self.feed(e.ManifestRead(manifest[0] if manifest else None, held))
+            case e.LoadSnapshot(manifest):
                 present = self.store.manifest
                 if self.store.chunks_gone or present is None or present[0] != manifest:
-                    self.feed(f.SnapshotFailed(is_intact=True))
+                    self.feed(e.SnapshotFailed(is_intact=True))
                 else:
                     self.content = present[1]
-                    self.feed(f.SnapshotLoaded(manifest.position))
+                    self.feed(e.SnapshotLoaded(manifest.position))
 
     def settle(self) -> None:
         """No more faults: answers come, time passes, the leader answers `want`, and one beat a second arrives."""
@@ -176,7 +177,7 @@ class Machine:
                 self.store.chunks_gone = False
             self.now += 1.0
             self.feed(self.store.beat())
-            self.feed(f.Ticked())
+            self.feed(e.Ticked())
         raise AssertionError(
             f"never came to the top: {self.follower.state} at {self.follower.position}, top {self.store.last}"
         )
@@ -202,7 +203,7 @@ def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Ma
     store = Store(random.Random(7))
     machine = Machine(store, follower)
     store.append(Op.BEGIN)
-    channel: list[f.Event] = []
+    channel: list[e.Event] = []
     for step, number in steps:
         channel += store.sent
         store.sent.clear()
@@ -225,9 +226,9 @@ def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Ma
                 machine.answer(fail=True)
             case "tick":
                 machine.now += number % 5
-                machine.feed(f.Ticked())
+                machine.feed(e.Ticked())
             case "subscribe":
-                machine.feed(f.Subscribed())
+                machine.feed(e.Subscribed())
             case "alter" if store.last is not None:
                 store.alter()
             case "snapshot":
@@ -244,11 +245,11 @@ def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Ma
                 store.chunks_gone = True
             case "apply_fails":
                 machine.content = (-1,)
-                machine.feed(f.ApplyFailed())
+                machine.feed(e.ApplyFailed())
             case "payload_missing" | "payload_gone" if number % 4 and not machine.follower.is_empty:
                 machine.go_back(number % 4, is_gone=step == "payload_gone")
             case "diverge" if not machine.follower.is_empty:
-                machine.feed(f.DivergenceFound())
+                machine.feed(e.DivergenceFound())
     if store.last is None:
         store.append(Op.BEGIN)
     machine.settle()
@@ -273,7 +274,7 @@ def test_the_state_is_the_one_at_the_position_and_faults_are_survived(steps: lis
 
 def live(store: Store) -> Machine:
     machine = Machine(store)
-    machine.feed(f.Subscribed())
+    machine.feed(e.Subscribed())
     machine.settle()
     return machine
 
@@ -295,7 +296,7 @@ def test_a_new_replica_reads_a_log_that_begins_at_the_origin(store: Store) -> No
 
 def test_a_live_replica_follows_the_feed_without_asking(store: Store) -> None:
     machine = live(store)
-    machine.feed(f.RecordArrived(store.append()))
+    machine.feed(e.RecordArrived(store.append()))
     assert machine.follower.state is f.State.LIVE
     assert machine.questions == []
 
@@ -303,9 +304,9 @@ def test_a_live_replica_follows_the_feed_without_asking(store: Store) -> None:
 def test_a_lost_message_shows_as_a_gap_and_is_read_from_the_log(store: Store) -> None:
     machine = live(store)
     store.append()
-    machine.feed(f.RecordArrived(store.append()))
+    machine.feed(e.RecordArrived(store.append()))
     assert machine.follower.state is f.State.RECOVERING
-    assert machine.questions == [f.ReadLog(machine.follower.position)]
+    assert machine.questions == [e.ReadLog(machine.follower.position)]
     machine.settle()
     assert machine.follower.resyncs == 0
 
@@ -314,14 +315,14 @@ def test_a_lost_last_message_is_noticed_at_the_next_heartbeat(store: Store) -> N
     machine = live(store)
     store.append()
     machine.feed(store.beat())
-    assert machine.questions == [f.ReadLog(machine.follower.position)]
+    assert machine.questions == [e.ReadLog(machine.follower.position)]
 
 
 def test_a_doubled_message_costs_nothing(store: Store) -> None:
     machine = live(store)
     record = store.append()
-    machine.feed(f.RecordArrived(record))
-    machine.feed(f.RecordArrived(record))
+    machine.feed(e.RecordArrived(record))
+    machine.feed(e.RecordArrived(record))
     assert machine.questions == []
 
 
@@ -331,7 +332,7 @@ def test_silence_makes_it_ask_and_subscribe_afresh_less_and_less_often(store: St
     for _ in range(1200):
         machine.now += 0.1
         before = machine.resubscribed
-        machine.feed(f.Ticked())
+        machine.feed(e.Ticked())
         machine.answer()
         if machine.resubscribed > before:
             asked.append(machine.now)
@@ -354,7 +355,7 @@ def test_an_empty_log_changes_nothing(store: Store) -> None:
     position = machine.follower.position
     store.wipe(ORIGIN)
     machine.feed(store.beat())
-    machine.feed(f.Subscribed())
+    machine.feed(e.Subscribed())
     machine.answer()
     assert machine.follower.position == position
     assert machine.content == store.truth[position]
@@ -371,7 +372,7 @@ def test_a_replica_exactly_at_the_state_given_back_goes_on_without_a_resync(stor
 def test_an_empty_replica_asks_for_a_snapshot_when_the_log_was_trimmed(store: Store) -> None:
     store.trim(3)
     machine = Machine(store)
-    machine.feed(f.Subscribed())
+    machine.feed(e.Subscribed())
     machine.answer()
     machine.answer()
     assert machine.wants == 1
@@ -383,7 +384,7 @@ def test_a_refused_record_leads_to_a_resync_and_three_in_a_row_to_failed(store: 
     machine = live(store)
     for _ in range(f.FAILURES):
         machine.content = (-1,)
-        machine.feed(f.ApplyFailed())
+        machine.feed(e.ApplyFailed())
     assert machine.follower.state is f.State.FAILED
     machine.settle()
     assert machine.follower.state is f.State.LIVE
@@ -392,7 +393,7 @@ def test_a_refused_record_leads_to_a_resync_and_three_in_a_row_to_failed(store: 
 def test_a_log_trimmed_to_nothing_still_holds_its_last_position(store: Store) -> None:
     machine = live(store)
     store.trim(len(store.log))
-    machine.feed(f.Subscribed())
+    machine.feed(e.Subscribed())
     machine.answer()
     assert machine.follower.state is f.State.LIVE
     assert machine.follower.resyncs == 0
@@ -400,9 +401,9 @@ def test_a_log_trimmed_to_nothing_still_holds_its_last_position(store: Store) ->
 
 def test_a_beat_with_a_lower_top_than_our_position_makes_it_ask(store: Store) -> None:
     machine = live(store)
-    machine.feed(f.BeatArrived(Position(1, 1)))
+    machine.feed(e.BeatArrived(Position(1, 1)))
     assert machine.follower.state is f.State.RECOVERING
-    assert machine.questions == [f.ReadLog(machine.follower.position)]
+    assert machine.questions == [e.ReadLog(machine.follower.position)]
 
 
 def test_a_snapshot_that_the_log_does_not_hold_is_not_for_one_who_holds_something(store: Store) -> None:
@@ -420,7 +421,7 @@ def test_a_snapshot_that_the_log_does_not_hold_is_not_for_one_who_holds_somethin
     assert machine.content == before
     assert machine.wants == 1
     empty = Machine(store)
-    empty.feed(f.Subscribed())
+    empty.feed(e.Subscribed())
     empty.answer()
     empty.answer()
     assert empty.content == (500,), "one who holds nothing takes what there is"
@@ -433,7 +434,7 @@ def test_another_history_within_a_page_is_not_applied(store: Store) -> None:
     store.append()
     machine.feed(store.beat())
     machine.answer(page_size=10)
-    assert machine.questions == [f.ReadManifest()]
+    assert machine.questions == [e.ReadManifest()]
     machine.settle()
     assert machine.follower.resyncs == 1
 
@@ -442,13 +443,13 @@ def test_a_payload_that_cannot_be_read_takes_it_back_to_what_it_holds(store: Sto
     machine = live(store)
     held, content = machine.follower.position, machine.content
     for _ in range(2):
-        machine.feed(f.RecordArrived(store.append()))
+        machine.feed(e.RecordArrived(store.append()))
     machine.content = content
-    machine.feed(f.PayloadMissing(held, is_gone=False))
+    machine.feed(e.PayloadMissing(held, is_gone=False))
     assert machine.follower.position == held
     machine.settle()
     assert machine.follower.resyncs == 0
-    machine.feed(f.RecordArrived(store.append()))
+    machine.feed(e.RecordArrived(store.append()))
     machine.go_back(1, is_gone=True)
     machine.settle()
     assert machine.follower.resyncs == 1, "gone for good: only a snapshot leads on"
@@ -457,9 +458,9 @@ def test_a_payload_that_cannot_be_read_takes_it_back_to_what_it_holds(store: Sto
 def test_a_replica_that_diverged_loads_the_snapshot_once(store: Store) -> None:
     machine = live(store)
     store.snapshot()
-    machine.feed(f.DivergenceFound())
+    machine.feed(e.DivergenceFound())
     assert machine.follower.state is f.State.RECOVERING
-    assert machine.questions == [f.ReadManifest()]
+    assert machine.questions == [e.ReadManifest()]
     machine.settle()
     assert machine.follower.resyncs == 1
 
@@ -469,13 +470,13 @@ def test_late_messages_after_a_snapshot_are_not_taken_for_what_is_held(store: St
     old = store.log[-1]
     store.manifest = (Manifest(store.log[1].position, SPEC, "s", 1, 1, 1, "", ()), store.truth[store.log[1].position])
     store.chunks_gone = False
-    machine.feed(f.DivergenceFound())
+    machine.feed(e.DivergenceFound())
     machine.answer()
     machine.answer()
     assert machine.follower.position == store.log[1].position
     machine.questions.clear()
     machine.follower._question = None  # the page is lost; only the feed goes on
-    machine.feed(f.RecordArrived(old))
+    machine.feed(e.RecordArrived(old))
     assert machine.questions, "a record beyond what is held now is news"
 
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 from redis.asyncio import Redis
 
 from parallax.errors import BadRecord, ChunksGone, EngineRefused, SnapshotUnusable
-from parallax.replica.chunks import read_chunks
 from parallax.replica.digest import digest
 from parallax.replica.engine import EngineTable
 from parallax.replica.feed import Feed, Inbox
-from parallax.replica.snapshot import read_snapshot
+from parallax.replica.source import Source
+from parallax.replication import events as e
 from parallax.replication import follower as f
 from parallax.replication.keys import TableKeys
 from parallax.replication.position import ORIGIN, Position
@@ -26,13 +26,11 @@ from parallax.replication.record import Heartbeat, Op, Record, decode_message
 from parallax.replication.snapshot import Manifest
 from parallax.replication.spec import TableSpec
 from parallax.replication.window import Window
-from parallax.store import STORE_ERRORS, load_script, text
+from parallax.store import STORE_ERRORS, text
 
 log = logging.getLogger(__name__)
 
-PAGE_BYTES = 4 << 20
 TICK_SECONDS = 0.1
-WANT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +68,13 @@ class Replica:
         """The last thing that kept this replica from its top, for people."""
         self.records = 0
         self.sender_heard: str | None = None
-        self._redis = redis
         self._feed = feed
         self._on_change = on_change
         self._state_lock = asyncio.Lock()  # held while engine, applied and window move together
-        self._events: deque[f.Event] = deque()
+        self._events: deque[e.Event] = deque()
         self._inbox: Inbox | None = None
         self._moved = asyncio.Condition()
-        self._page = load_script(redis, "parallax.replica", "page.lua")
-        self._manifest = load_script(redis, "parallax.replica", "manifest.lua")
+        self._source = Source(redis, keys)
 
     @property
     def state(self) -> f.State:
@@ -110,12 +106,12 @@ class Replica:
             while True:
                 await inbox.wait(TICK_SECONDS)
                 before = (self.state, self.spec)
-                commands: deque[f.Command] = deque()
+                commands: deque[e.Command] = deque()
                 for message in inbox.take():
                     commands += self._handle(self._event(message))
                 while self._events:
                     commands += self._handle(self._events.popleft())
-                commands += self._handle(f.Ticked())
+                commands += self._handle(e.Ticked())
                 await self._perform(commands)
                 async with self._moved:
                     self._moved.notify_all()
@@ -124,7 +120,7 @@ class Replica:
         finally:
             await self._feed.remove(self.keys.feed)
 
-    def tell(self, event: f.Event) -> None:
+    def tell(self, event: e.Event) -> None:
         """Hand the follower an event from outside the feed."""
         self._events.append(event)
         if self._inbox is not None:
@@ -151,54 +147,54 @@ class Replica:
             rows = None if held.spec is None else await self.table.export()
             return Held(held.position, held.spec, held.window.copy()), rows
 
-    def _handle(self, event: f.Event) -> list[f.Command]:
+    def _handle(self, event: e.Event) -> list[e.Command]:
         return self.follower.handle(event, now=time.monotonic(), luck=random.random())
 
-    def _event(self, message: bytes | None) -> f.Event:
+    def _event(self, message: bytes | None) -> e.Event:
         if message is None:
-            return f.Subscribed()
+            return e.Subscribed()
         try:
             decoded = decode_message(message)
         except BadRecord as error:
             self._note(f"a message on the feed: {error}")
-            return f.Unreadable()
+            return e.Unreadable()
         if isinstance(decoded, Heartbeat):
             self.sender_heard = decoded.sender
-            return f.BeatArrived(decoded.top)
-        return f.RecordArrived(decoded)
+            return e.BeatArrived(decoded.top)
+        return e.RecordArrived(decoded)
 
     # Performing ----------------------------------------------------------------------------------------------------
 
-    async def _perform(self, commands: deque[f.Command]) -> None:
+    async def _perform(self, commands: deque[e.Command]) -> None:
         while commands:
             match commands.popleft():
-                case f.Apply(record):
+                case e.Apply(record):
                     records = [record]
-                    while commands and isinstance(commands[0], f.Apply):
+                    while commands and isinstance(commands[0], e.Apply):
                         records.append(commands.popleft().record)  # type: ignore[union-attr]
                     failure = await self._apply(records)
                     if failure is not None:
-                        remaining = [command for command in commands if not isinstance(command, f.Apply)]
+                        remaining = [command for command in commands if not isinstance(command, e.Apply)]
                         commands = deque([*remaining, *self._handle(failure)])
-                case f.ReadLog(start):
+                case e.ReadLog(start):
                     commands += self._handle(await self._read_log(start))
-                case f.ReadManifest():
+                case e.ReadManifest():
                     commands += self._handle(await self._read_manifest())
-                case f.LoadSnapshot(manifest):
+                case e.LoadSnapshot(manifest):
                     commands += self._handle(await self._load_snapshot(manifest))
-                case f.SetWant():
+                case e.SetWant():
                     await self._set_want()
-                case f.Resubscribe():
+                case e.Resubscribe():
                     self._feed.resubscribe()
 
-    async def _apply(self, records: list[Record]) -> f.Event | None:
+    async def _apply(self, records: list[Record]) -> e.Event | None:
         """Apply records in order; those that change rows go to the engine together. Return what went wrong, if anything."""
         changes: list[tuple[Op, bytes]] = []
         try:
-            payloads = [await self._payload(record) for record in records]
+            payloads = [await self._source.payload(record) for record in records]
         except (ChunksGone, *STORE_ERRORS) as error:
             self._note(f"a record's payload cannot be read: {error}")
-            return f.PayloadMissing(self.applied, is_gone=isinstance(error, ChunksGone))
+            return e.PayloadMissing(self.applied, is_gone=isinstance(error, ChunksGone))
         async with self._state_lock:
             try:
                 for record, payload in zip(records, payloads, strict=True):
@@ -211,17 +207,12 @@ class Replica:
             except EngineRefused as error:
                 self._note(str(error))
                 self.applied = ORIGIN
-                return f.ApplyFailed()
+                return e.ApplyFailed()
             for record in records:
                 self.window.advance(record.producers)
             self.applied = records[-1].position
             self.records += len(records)
         return None
-
-    async def _payload(self, record: Record) -> bytes:
-        if record.blob is None:
-            return record.payload
-        return await read_chunks(self._redis, self.keys.chunks(record.blob.name, record.blob.chunks))
 
     async def _apply_changes(self, changes: list[tuple[Op, bytes]]) -> None:
         if changes:
@@ -243,53 +234,50 @@ class Replica:
             elif held != record.spec:
                 await self.table.alter(record.spec)
 
-    async def _read_log(self, start: Position) -> f.Event:
+    async def _read_log(self, start: Position) -> e.Event:
         try:
-            top, page = await self._page(keys=[self.keys.log], args=[str(start), PAGE_BYTES])
-            records = [Record.decode(data) for data in page[1::2]]
+            return await self._source.page(start)
         except BadRecord as error:
             self._note(f"the log: {error}")
-            return f.Unreadable()
+            return e.Unreadable()
         except STORE_ERRORS as error:
             self._note(f"the log cannot be read: {error}")
-            return f.ReadFailed()
-        return f.PageRead(records, Position.parse(top) if top else None)
+            return e.ReadFailed()
 
-    async def _read_manifest(self) -> f.Event:
+    async def _read_manifest(self) -> e.Event:
         try:
-            body, is_held = await self._manifest(keys=[self.keys.manifest, self.keys.log])
-            return f.ManifestRead(Manifest.decode(body) if body else None, bool(is_held))
+            return await self._source.manifest()
         except BadRecord as error:
             self._note(str(error))
-            return f.Unreadable()
+            return e.Unreadable()
         except STORE_ERRORS as error:
             self._note(f"the manifest cannot be read: {error}")
-            return f.ReadFailed()
+            return e.ReadFailed()
 
-    async def _load_snapshot(self, manifest: Manifest) -> f.Event:
+    async def _load_snapshot(self, manifest: Manifest) -> e.Event:
         try:
-            rows = await read_snapshot(self._redis, self.keys, manifest)
+            rows = await self._source.snapshot(manifest)
         except SnapshotUnusable as error:
             self._note(str(error))
-            return f.SnapshotFailed(is_intact=True)
+            return e.SnapshotFailed(is_intact=True)
         except STORE_ERRORS as error:
             self._note(f"the snapshot cannot be read: {error}")
-            return f.ReadFailed()
+            return e.ReadFailed()
         async with self._state_lock:
             try:
                 await self.table.load(manifest.spec, rows)
             except EngineRefused as error:
                 self._note(str(error))
                 self.applied = ORIGIN
-                return f.SnapshotFailed(is_intact=False)
+                return e.SnapshotFailed(is_intact=False)
             self.applied = manifest.position
             self.window = Window(manifest.window)
         log.info("table %s: loaded the snapshot at %s, %d rows", self.keys.table, manifest.position, manifest.rows)
-        return f.SnapshotLoaded(manifest.position)
+        return e.SnapshotLoaded(manifest.position)
 
     async def _set_want(self) -> None:
         try:
-            await self._redis.set(self.keys.want, "1", ex=WANT_SECONDS)
+            await self._source.want()
         except STORE_ERRORS as error:
             self._note(f"a snapshot cannot be asked for: {error}")
 

@@ -56,7 +56,8 @@ class Cluster:
     async def start(self) -> None:
         """Start everything, and wait until all are ready."""
         self._tables_file = self.directory / "tables.yaml"
-        self._tables_file.write_text(yaml.safe_dump({"tables": {spec.name: _body(spec) for spec in self.specs}}))
+        tables = {spec.name: _body(spec) for spec in self.specs}
+        self._tables_file.write_text(yaml.safe_dump({"tables": tables}, sort_keys=False))  # columns have an order
         self.server = RedisServer(self.directory, choose_ports({"redis": 0})["redis"], self.redis_kind)
         self.redis = Redis(port=self.server.port, socket_timeout=10)
         self.server.start()

@@ -188,6 +188,26 @@ async def test_a_table_that_is_not_there_is_waited_for(node: Node, browser: Brow
 
 
 @pytest.mark.browser
+async def test_a_table_that_is_dropped_goes_and_may_come_back_in_another_shape(node: Node, browser: Browser) -> None:
+    await node.host(ACCOUNTS, ANN)
+    await node.host(TRADES, TRADED)
+    tab = await browser.open(f"{node.url}?table=trades")
+    await expect(tab.cell("a")).to_be_visible()
+    await node.drop("trades")
+    await expect(tab.page.locator("#empty")).to_contain_text("There is no table “trades” yet")
+    await expect(tab.page.locator("regular-table")).to_have_count(0)
+    await node.host(TRADES, [{"id": "z", "price": 7.5}])
+    await expect(tab.row("z")).to_contain_text("7.50")
+
+    reshaped = TableSpec("trades", (("number", "integer"), ("side", "string")), index="number")
+    await node.host(reshaped, [{"number": 1, "side": "buy"}])
+    await expect(tab.row("1")).to_contain_text("buy")
+    await node.update(reshaped, [{"number": 1, "side": "sell"}])
+    await expect(tab.row("1")).to_contain_text("sell")
+    assert [line for line in tab.complaints if "View not found" not in line] == []  # the viewer's own words for what went
+
+
+@pytest.mark.browser
 async def test_a_lost_connection_is_said(node: Node, browser: Browser) -> None:
     await node.host(TRADES, TRADED)
     tab = await browser.open(node.url)

@@ -1,22 +1,19 @@
 // The page: a picker of the tables that the node hosts, and the chosen one live in <perspective-viewer>.
 
 const element = (id) => document.getElementById(id);
-const tables = element("tables");
-const viewer = element("viewer");
-const empty = element("empty");
+const [stage, picker, empty] = ["stage", "tables", "empty"].map(element);
 
 let wanted = new URLSearchParams(location.search).get("table"); // null: whichever comes first
-let shown = null;
+let shown = null; // the table on the stage
 
-function say(state, text = state) {
+function say(state) {
   element("connection").dataset.state = state;
-  element("connection").textContent = text;
+  element("connection").textContent = state;
 }
 
-/** Return a Client over a websocket to where the page came from, and the socket itself, once that is open. */
+/** Return a Client on a websocket to where the page came from, once that is open. */
 async function connect(Client) {
-  const url = `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/websocket`;
-  const socket = new WebSocket(url);
+  const socket = new WebSocket(`${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/websocket`);
   socket.binaryType = "arraybuffer";
   const client = new Client(
     async (request) => socket.send(request.slice()), // a copy: what we are given lies in wasm memory
@@ -25,55 +22,70 @@ async function connect(Client) {
   socket.addEventListener("message", (event) => client.handle_response(event.data));
   await new Promise((opened, failed) => {
     socket.addEventListener("open", opened);
-    socket.addEventListener("close", () => failed(new Error(`${url} cannot be reached`)));
+    socket.addEventListener("close", () => failed(new Error(`${socket.url} cannot be reached`)));
   });
-  return { client, socket };
+  say("live");
+  socket.addEventListener("close", () => say("disconnected"));
+  return client;
 }
 
-async function show(name) {
-  document.title = `${name} · Parallax`;
-  empty.hidden = true;
-  viewer.hidden = false;
-  if (shown === name) return;
-  if (shown !== null) await viewer.reset(true); // nothing of the last table's layout fits the next one
-  shown = name;
-  await viewer.restore({ table: name, title: name, settings: false });
+/** Put a table on the stage, in a viewer of its own: nothing of another's layout fits, nor of a former schema's. */
+async function show(client, name, again) {
+  const table = await client.open_table(name);
+  const viewer = document.createElement("perspective-viewer");
+  const mine = { name, table, viewer, isGone: false };
+  mine.watch = await table.on_delete(() => {
+    mine.isGone = true; // dropped, or made anew with another schema
+    again();
+  });
+  shown = mine;
+  stage.replaceChildren(viewer);
+  await viewer.load(client);
+  await viewer.restore({ table: name, title: name });
 }
 
-function showNothing() {
-  empty.querySelector("h2").textContent = wanted === null ? "There is no table yet" : `There is no table “${wanted}” yet`;
-  empty.hidden = false;
-  viewer.hidden = true;
+async function leave() {
+  const { table, viewer, watch, isGone } = shown;
+  shown = null;
+  stage.replaceChildren();
+  if (!isGone) await table.remove_delete(watch);
+  await viewer.delete().catch((error) => {
+    if (!isGone) throw error; // else: it found its view gone
+  });
 }
 
-async function follow(client) {
+/** Bring picker and stage to what is hosted and wanted now. */
+async function follow(client, again) {
   const names = (await client.get_hosted_table_names()).sort();
-  const name = [wanted ?? shown, ...(wanted === null ? names : [])].find((one) => names.includes(one));
-  tables.replaceChildren(...names.map((one) => new Option(one, one, false, one === name)));
-  tables.disabled = names.length === 0;
-  if (name === undefined) tables.selectedIndex = -1;
-  await (name === undefined ? showNothing() : show(name));
+  const name = [wanted ?? shown?.name, ...(wanted === null ? names : [])].find((one) => names.includes(one));
+  picker.replaceChildren(...names.map((one) => new Option(one, one, false, one === name)));
+  picker.disabled = names.length === 0;
+  if (name === undefined) picker.selectedIndex = -1;
+
+  document.title = name === undefined ? "Parallax" : `${name} · Parallax`;
+  empty.querySelector("h2").textContent = wanted === null ? "There is no table yet" : `There is no table “${wanted}” yet`;
+  empty.hidden = name !== undefined;
+  stage.hidden = name === undefined;
+  if (shown && (shown.name !== name || shown.isGone)) await leave();
+  if (name !== undefined && !shown) await show(client, name, again);
 }
 
 async function start() {
   const bundle = await import(element("bundle").href);
   await bundle.ready;
   await customElements.whenDefined("perspective-viewer");
-  const { client, socket } = await connect(customElements.get("perspective-viewer").__wasm_module__.Client);
-  socket.addEventListener("close", () => say("disconnected"));
-  say("live");
-  await viewer.load(client);
+  const client = await connect(customElements.get("perspective-viewer").__wasm_module__.Client);
 
-  // One at a time: what is chosen last is shown last.
+  // One at a time, so that what was chosen last is shown in the end.
   let last = Promise.resolve();
-  const follows = () => (last = last.then(() => follow(client)).catch((error) => console.error(error)));
-  tables.addEventListener("change", () => {
-    wanted = tables.value;
+  const again = () => (last = last.then(() => follow(client, again)).catch((error) => console.error(error)));
+  picker.addEventListener("change", () => {
+    wanted = picker.value;
     history.replaceState(null, "", `?${new URLSearchParams({ table: wanted })}`);
-    follows();
+    again();
   });
-  await client.on_hosted_tables_update(follows);
-  await follows();
+  await client.on_hosted_tables_update(again);
+  await again();
 }
 
 start().catch((error) => {

@@ -60,9 +60,10 @@ class RowsPayload:
 
 
 @dataclass(slots=True)
-class ColumnsPayload:
-    """Columns as JSON lists."""
+class Encoded:
+    """Data that is already in one of ingest's formats (arrow, json, columns, ndjson, csv), for one entry."""
 
+    format: str
     data: bytes
     rows: int
     size: int = field(init=False)
@@ -72,10 +73,10 @@ class ColumnsPayload:
 
     def encode(self) -> dict[str, bytes | str]:
         """Return the fields `format` and `data`."""
-        return {"format": "columns", "data": self.data}
+        return {"format": self.format, "data": self.data}
 
     def take(self, other: Payload) -> bool:
-        """Take nothing: encoded columns cannot be joined."""
+        """Take nothing."""
         return False
 
 
@@ -134,7 +135,7 @@ def payloads(op: Op, data: object, batching: Batching) -> Iterator[tuple[Op, Pay
     """Cut data into entries, in order. A replace that is too large for one becomes a replace, then updates.
 
     `data` is a pyarrow Table, RecordBatch or RecordBatchReader; anything with the Arrow PyCapsule interface (polars, pandas,
-    DuckDB); a list of rows as mappings; one such row; or a mapping of columns to lists. Rows and columns travel as JSON, so
+    DuckDB); a list of rows as mappings; one such row; a mapping of columns to lists; or Encoded text. Rows and columns travel as JSON, so
     that a row can leave columns out; times are datetimes (UTC if they have no zone), or text in ISO 8601.
 
     Raises:
@@ -155,6 +156,8 @@ def payloads(op: Op, data: object, batching: Batching) -> Iterator[tuple[Op, Pay
 
 
 def _cut(data: object, rows: int, size: int) -> Iterator[Payload]:
+    if isinstance(data, Encoded | RowsPayload):
+        return iter([data])
     if hasattr(data, "__arrow_c_stream__"):
         return _arrow(pa.RecordBatchReader.from_stream(data), rows, size)
     if hasattr(data, "__arrow_c_array__"):
@@ -204,7 +207,7 @@ def _columns(columns: Mapping[Any, Any], rows: int, size: int) -> Iterator[Paylo
         if len(data) > size and step > 1:
             step = max(1, step * size // (2 * len(data)))
             continue
-        yield ColumnsPayload(data, min(step, length - start))
+        yield Encoded("columns", data, min(step, length - start))
         start += step
 
 

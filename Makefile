@@ -29,6 +29,7 @@ bench: $(READY) ## the benchmarks of loadtests/
 
 clean: ## remove what the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist out *.egg-info
+	rm -rf tests/tutorial/node_modules
 	find $(SOURCES) tests loadtests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: $(READY) ## resolve the dependencies anew into requirements.lock (for maintainers)
@@ -40,9 +41,10 @@ $(READY): requirements.lock pyproject.toml .ci/environment
 	@.ci/environment
 	@touch $@
 
-# A real browser and the oldest Redis that we support. They come from the system: wheels have neither.
+# A real browser, the oldest Redis that we support, and npm for Perspective's own tutorial. Wheels have none of them.
 packages:
 	@missing=; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
 	[ -z "$$missing" ] || .ci/packages $$missing

@@ -183,7 +183,7 @@ class Session:
         number, message = request.number, messages.parse(TABLE_READS[request.number], request.body)
         if number == VALIDATE:  # of clients up to 5.5
             described = messages.new("Describe")
-            for name, text in message.column_to_expr.items():
+            for name, text in message.expressions.items():
                 described.config.expressions[name] = text
             number, message = DESCRIBE, described
         answer = await backend.ask(request.entity_id, number, messages.encode(message))

@@ -108,7 +108,7 @@ async def latencies(cluster: Cluster, count: int) -> list[float]:
         view = await table.view(columns=["id", "size"], filter=[["id", "==", 7]])
         arrived: asyncio.Queue[None] = asyncio.Queue()
 
-        async def on_update(*_: object) -> None:
+        def on_update(*_: object) -> None:
             arrived.put_nowait(None)
 
         await view.on_update(on_update)

@@ -91,6 +91,9 @@ class Store:
     def holds(self, position: Position) -> bool:
         return position == self.last or any(record.position == position for record in self.log)
 
+    def has_usable_snapshot(self) -> bool:
+        return self.manifest is not None and not self.chunks_gone and self.holds(self.manifest[0].position)
+
     def page(self, start: Position, size: int) -> e.PageRead:
         # Redis orders IDs by number; that is all that is used of their size, and only inside one log.
         records = [record for record in self.log if record.position >= start][: max(2, size)]
@@ -170,7 +173,8 @@ class Machine:
             assert not self.questions, "it asks and asks"
             if self.follower.state is f.State.LIVE and self.follower.position == self.store.last:
                 return
-            if self.wants and self.store.last is not None:
+            if self.wants and self.store.last is not None and not self.store.has_usable_snapshot():
+                # The leader's own replica follows the same rule, so a snapshot that leads to the top has to be enough.
                 self.wants = 0
                 top = self.store.last
                 self.store.manifest = (Manifest(top, SPEC, "s", 1, 1, 1, "", ()), self.store.truth[top])
@@ -480,6 +484,17 @@ def test_late_messages_after_a_snapshot_are_not_taken_for_what_is_held(store: St
     assert machine.questions, "a record beyond what is held now is news"
 
 
+def test_a_log_that_went_back_behind_us_is_followed_from_a_snapshot_that_we_had_passed(store: Store) -> None:
+    machine = live(store)
+    position = store.log[1].position
+    store.manifest = (Manifest(position, SPEC, "s", 1, 1, 1, "", ()), store.truth[position])
+    store.chunks_gone = False
+    store.lose_tail(2)
+    machine.settle()
+    assert machine.follower.position == store.last
+    assert machine.follower.resyncs == 1
+
+
 def test_a_snapshot_that_was_passed_already_is_not_loaded_again_and_again(store: Store) -> None:
     machine = live(store)
     store.alter()
@@ -491,4 +506,3 @@ def test_a_snapshot_that_was_passed_already_is_not_loaded_again_and_again(store:
     assert machine.questions == []
     assert machine.wants == 1
     assert machine.follower.resyncs == 0
-    machine.settle()

@@ -81,6 +81,7 @@ class Follower:
         self._heard_at: float | None = None  # the last sign of life on the feed
         self._silences = 0
         self._must_resync = False  # what the replica holds is not to be built upon
+        self._is_off_the_log = False  # the last page read did not lead on from position, nor end at it
 
     @property
     def is_empty(self) -> bool:
@@ -198,6 +199,7 @@ class Follower:
         if top != self.position:
             self._leave_live()
         following = self._following(records)
+        self._is_off_the_log = following is None and top != self.position
         if following is None and top != self.position:
             if self.is_empty:  # the log does not begin at the origin: only a snapshot can tell what was before
                 return [SetWant(), *self._back_off(now, luck)]
@@ -228,13 +230,16 @@ class Follower:
         if manifest is None and self.is_empty and not self._must_resync:
             return self._put(ReadLog(ORIGIN))
         if manifest is not None and (is_held or self.is_empty):
-            leads_on = manifest.position not in self._recent  # else we have passed it, and came no further
+            # If we have passed it and the log holds our position, it would bring us back here. If the log went back behind
+            # us, it is the way back.
+            leads_on = manifest.position not in self._recent or self._is_off_the_log
             if leads_on or self._must_resync:
                 return self._put(LoadSnapshot(manifest))
         return [SetWant(), *self._back_off(now, luck)]
 
     def _snapshot_loaded(self, position: Position) -> list[Command]:
         self.resyncs += 1
+        self._is_off_the_log = False
         self.position = position
         self._must_resync = False
         self._recent.clear()

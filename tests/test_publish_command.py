@@ -29,6 +29,7 @@ from tests import formats
 from tests.cluster import PREFIX, Cluster
 from tests.oracle import comparable_rows
 from tests.processes import PATIENCE, ROOT, until
+from tests.test_publisher import read_new
 
 SPEC = TableSpec.declare("t", {"schema": {"id": "string", "n": "int64", "x": "float"}, "index": "id"})
 MakeCluster = Callable[..., Awaitable[Cluster]]
@@ -251,8 +252,7 @@ async def test_host_creates_a_table_from_a_file(make_cluster: MakeCluster, paral
     spec = TableSpec.from_json(json.loads(said))
 
     async def is_there() -> bool:
-        assert (await cluster.status("node-1"))["tables"].get("flights", {}).get("state") == "live"
-        return [row[0] for row in await cluster.read("node-1", spec)] == ["a", "b"]
+        return [row[0] for row in await read_new(cluster, spec)] == ["a", "b"]
 
     await until(is_there, 20, "the node serves it")
     code, _, complained = await parallax(cluster, "host", "flights", str(path), "--limit", "7")

@@ -86,7 +86,7 @@ class Session:
         except StaleGeneration:
             text = f"{request.entity_id!r} is gone: its table was dropped, or changed its schema"
             self._answer(error(request.msg_id, request.entity_id, text, Status.VIEW_NOT_FOUND))
-        except Exception:  # noqa: BLE001 - one request must not cost a viewer the connection
+        except Exception:  # one request must not cost a viewer the connection
             log.exception("request %d could not be handled", request.number)
             self._answer(error(request.msg_id, request.entity_id, "the request could not be handled"))
 

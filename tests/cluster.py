@@ -26,7 +26,7 @@ from tests.oracle import Value, comparable_rows
 from tests.processes import HOST, PATIENCE, ROOT, Process, RedisKind, RedisServer, program_of, python_module, until
 
 PREFIX = "parallax"
-READY_SECONDS = 30
+READY_SECONDS = 60  # five processes that start at once on two busy cores
 SETTINGS = {"FRAME_MS": "20", "DRAIN_SECONDS": "0.2", "LEASE_TTL_SECONDS": "1.5", "LOG_LEVEL": "info"}
 """Settings of every process unless a test says otherwise: a fleet that reacts quickly."""
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+pytest.register_assert_rewrite("tests.cluster", "tests.oracle", "tests.processes")  # so that they say what was compared
+
 if TYPE_CHECKING:
     from parallax.replication.spec import TableSpec
     from tests.browser import Browser

@@ -24,8 +24,8 @@ MakeCluster = Callable[..., Awaitable[Cluster]]
 
 SEED = os.environ.get("PARALLAX_TEST_SEED", "1")
 OPERATIONS = int(os.environ.get("PARALLAX_TEST_OPERATIONS", "20000"))
-MIX = Mix(ragged=0.1, steady=0.7, largest_batch=20)
-"""Operations that can be merged now and then, as those of real publishers can."""
+MIX = Mix(ragged=0.2, steady=0.7, largest_batch=20, replace=0.1, clear=0.04)
+"""Operations that can be merged now and then, as those of real publishers can; and few that wipe what went wrong before."""
 
 KEYED = TableSpec(
     "keyed", (("id", "string"), ("x", "integer"), ("at", "datetime"), ("f", "float"), ("small", "uint8")), index="id"
@@ -78,10 +78,10 @@ async def test_same_order_same_state(make_cluster: MakeCluster) -> None:
     cluster = await make_cluster(specs, coordinators=2, nodes=3, settings={"SNAPSHOT_MIN_BYTES": "1000000"})
     publisher = Publisher(cluster, specs)
     await publisher.publish(OPERATIONS // 2)
-    joining = asyncio.gather(cluster.add_node(), publisher.publish(OPERATIONS - OPERATIONS // 2))
-    await joining
+    await asyncio.gather(cluster.add_node(), publisher.publish(OPERATIONS - OPERATIONS // 2))
     await cluster.add_node()
     assert len(cluster.running) == 7
+    assert min(len(oracle) for oracle in publisher.oracles.values()) > 0, "the seed leaves something to compare"
     await publisher.check()
 
 
@@ -184,6 +184,17 @@ async def test_redis_frozen_for_a_while(make_cluster: MakeCluster) -> None:
     finally:
         cluster.server.resume()
     await publisher.publish(500)
+    await publisher.check()
+
+
+async def test_connections_cut_again_and_again(make_cluster: MakeCluster) -> None:
+    """What is published on the feed while nobody listens is lost: it must come from the log."""
+    cluster = await make_cluster(SMALL, coordinators=2, nodes=2)
+    publisher = Publisher(cluster, SMALL)
+    for kind in ("pubsub", "normal", "pubsub", "normal", "pubsub"):
+        await publisher.publish(200, most_waiting=10**9)
+        await cluster.redis.client_kill_filter(_type=kind, skipme=True)
+        await publisher.publish(200, most_waiting=10**9)
     await publisher.check()
 
 

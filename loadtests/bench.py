@@ -1,9 +1,11 @@
 """`make bench`: the first figures of the whole path, each beside the raw engine in the same run.
 
-    python -m loadtests.bench [--rounds 3] [--seconds-per-case 3]
+    python -m loadtests.bench [--rounds 3] [--nodes 3]
 
 Rows a second: one publisher writes batches of 1, 100 and 10,000 rows to ingest; the clock stops when all of three nodes show the
 last row. The rival is `Table.update` of a stock Perspective server with the very same Arrow bytes, in a process of its own.
+Single rows: one publisher writes 5,000 entries of one row a second; what a node's processor spends on them stands beside what an
+`update` for each costs a stock server.
 Latency: one row is written while all is idle; the clock stops when a Perspective client on a node has fetched it.
 """
 
@@ -11,6 +13,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -100,6 +103,36 @@ async def whole_path(cluster: Cluster, size: int, rows: int) -> float:
     return rows / (time.perf_counter() - started)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def single_rows(cluster: Cluster, per_second: int, seconds: int) -> float:
+    """Publish one row an entry at a steady rate, and return the milliseconds of a node's processor for each 1,000 of them."""
+    pid = cluster["node-1"].pid
+    before, started = cpu_seconds(pid), time.perf_counter()
+    for lot in range(seconds * 50):
+        await asyncio.sleep(max(0.0, started + lot / 50 - time.perf_counter()))
+        async with cluster.redis.pipeline(transaction=False) as pipe:
+            for number in range(per_second // 50):
+                row = {"id": (lot * 7 + number) % KEYS, "size": number}
+                pipe.xadd("parallax:{bench}:in", {"op": "update", "format": "json", "data": json.dumps([row])})
+            await pipe.execute()
+    await cluster.at_rest()
+    return (cpu_seconds(pid) - before) / (per_second * seconds) * 1e6
+
+
+def raw_single_rows(count: int) -> float:
+    """Return the milliseconds of processor that a stock server needs for 1,000 updates of one row."""
+    table = perspective.Server().new_local_client().table(encode(range(KEYS), 0), name="bench", index="id")
+    started = time.process_time()
+    for number in range(count):
+        table.update([{"id": number % KEYS, "size": number % 1000}])
+    return (time.process_time() - started) / count * 1e6
+
+
 async def latencies(cluster: Cluster, count: int) -> list[float]:
     """Return milliseconds from XADD until a client that was notified has read the row, one at a time, idle between."""
     found: list[float] = []
@@ -124,11 +157,17 @@ async def latencies(cluster: Cluster, count: int) -> list[float]:
     return found
 
 
-async def measure(rounds: int) -> dict[str, object]:
+async def measure(rounds: int, nodes: int) -> dict[str, object]:
     """Run everything, the two rivals in turn, and return the medians."""
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory(prefix="parallax-bench-") as directory:
-        cluster = Cluster(Path(directory), [SPEC], nodes=3, settings={"FRAME_MS": "50", "LOG_LEVEL": "warning"})
+        cluster = Cluster(
+            Path(directory),
+            [SPEC],
+            nodes=nodes,
+            coordinators=min(nodes, 2),
+            settings={"FRAME_MS": "50", "LOG_LEVEL": "warning"},
+        )
         try:
             await cluster.start()
             await cluster.publish("bench", op="replace", format="arrow", data=encode(range(KEYS), 0))
@@ -146,6 +185,18 @@ async def measure(rounds: int) -> dict[str, object]:
                     "ratio": round(ratio, 3),
                 }
                 print(f"batches of {size:>6}: {json.dumps(results[f'batches of {size}'])}", flush=True)
+            path, raw = [], []
+            for _ in range(rounds):
+                path.append(await single_rows(cluster, 5000, 3))
+                with context.Pool(1) as pool:
+                    raw.append(await asyncio.to_thread(pool.apply, raw_single_rows, (3000,)))
+            ratio = statistics.median(theirs / mine for mine, theirs in zip(path, raw, strict=True))
+            results["5,000 single rows a second"] = {
+                "node_cpu_ms_per_1000": round(statistics.median(path), 1),
+                "raw_engine_cpu_ms_per_1000": round(statistics.median(raw), 1),
+                "times_cheaper": round(ratio, 1),
+            }
+            print(f"single rows, 5,000/s: {json.dumps(results['5,000 single rows a second'])}", flush=True)
             delays = sorted(await latencies(cluster, 60))
             results["idle_latency_ms"] = {"median": round(statistics.median(delays), 1), "worst": round(delays[-1], 1)}
             print(f"publish to visible, idle: {json.dumps(results['idle_latency_ms'])}", flush=True)
@@ -158,8 +209,9 @@ def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured; the median counts")
+    parser.add_argument("--nodes", type=int, default=3, help="nodes to keep equal; with 1, there is no standby either")
     arguments = parser.parse_args()
-    asyncio.run(measure(arguments.rounds))
+    asyncio.run(measure(arguments.rounds, arguments.nodes))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ async def everywhere(cluster: Cluster, spec: TableSpec, expected: list[tuple[obj
         for name in (name for name in cluster.running if name.startswith("node")):
             try:
                 assert await read(cluster, spec, name) == expected, name
-            except (perspective.PerspectiveError, KeyError) as error:  # not hosted yet, gone while it was read, the old shape
+            except (perspective.PerspectiveError, KeyError) as error:  # not hosted yet, gone, or the old shape
                 raise AssertionError(f"{name}: {error}") from error
         return True
 

@@ -213,7 +213,8 @@ async def test_a_lost_connection_is_said(node: Node, browser: Browser) -> None:
     tab = await browser.open(node.url)
     await expect(tab.cell("a")).to_be_visible()
     await node.drain()
-    await expect_status(tab, "disconnected")
+    await expect_status(tab, "disconnected: load the page again")
+    await expect(tab.page.locator("#tables")).to_be_disabled()
     await expect(tab.cell("a")).to_be_visible()  # what was there stays
 
 

@@ -6,9 +6,14 @@ const [stage, picker, empty] = ["stage", "tables", "empty"].map(element);
 let wanted = new URLSearchParams(location.search).get("table"); // null: whichever comes first
 let shown = null; // the table on the stage
 
-function say(state) {
+function say(state, text = state) {
   element("connection").dataset.state = state;
-  element("connection").textContent = state;
+  element("connection").textContent = text;
+}
+
+function lost() {
+  say("disconnected", "disconnected: load the page again");
+  picker.disabled = true; // nobody would answer
 }
 
 /** Return a Client on a websocket to where the page came from, once that is open. */
@@ -25,7 +30,7 @@ async function connect(Client) {
     socket.addEventListener("close", () => failed(new Error(`${socket.url} cannot be reached`)));
   });
   say("live");
-  socket.addEventListener("close", () => say("disconnected"));
+  socket.addEventListener("close", lost);
   return client;
 }
 
@@ -90,5 +95,5 @@ async function start() {
 
 start().catch((error) => {
   console.error(error);
-  say("disconnected");
+  lost();
 });

@@ -29,6 +29,14 @@ ENGINE_ERRORS = (perspective.PerspectiveError, pa.ArrowException, KeyError)
 
 ENGINE_POOL_THREADS = 1024
 
+POOL_THREADS = 1024
+"""The engine's own pool, for the whole process. When a table stops being empty, each pivoted view of it takes a thread and
+waits there for others: with as many such views as threads, which by default are as many as processors, the poll never ends.
+Threads start when they are needed."""
+
+MOST_VIEWS = 900
+"""How many views a process may hold, so that the pool always has threads to spare."""
+
 LAST_MSG_ID = 2**32 - 1
 """The message id of requests that the facade itself sends: callers of `request` use lower ones."""
 
@@ -60,6 +68,7 @@ class Engine:
         # A poll hangs for ever when as many grouped views as the engine's pool has threads are updated at once: each holds a
         # thread and waits for another. Threads are made only when they are needed.
         perspective.set_num_cpus(ENGINE_POOL_THREADS)
+        perspective.set_num_cpus(POOL_THREADS)
         self.frame_seconds = frame_seconds
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self.tasks = Tasks()
@@ -409,6 +418,15 @@ class EngineTable:
         if self._broken is not None:
             raise EngineRefused(self.name, "it", f"an earlier poll failed: {self._broken}")
         return self.spec
+
+
+def features() -> bytes:
+    """Return the engine's encoded Response to GetFeatures: what views of any of its tables can do."""
+    frames: list[bytes] = []
+    session = perspective.Server().new_session(frames.append)
+    session.handle_request(b"\x1a\x00")
+    session.close()
+    return frames[0]
 
 
 def to_ipc(table: pa.Table) -> bytes:

@@ -29,6 +29,7 @@ BEAT_SECONDS = 1.0
 INLINE_BYTES = 1 << 16  # batches below this are validated on the event loop; larger ones in a thread
 RETRY_SECONDS = 0.2
 DEADLY = 2  # so many attempts at one entry alone that came to nothing make it suspect of killing its reader
+FIELDS_BYTES = 1000  # of an entry's fields besides its data
 SHOWN_REFUSALS = 3  # of one batch, in the program's log; all are in `rejected`
 
 
@@ -156,10 +157,12 @@ class Sequencer:
             self.problem, self._unwanted = str(error), self._wanted
             self._wanted = head.spec
 
-    async def _take(self) -> tuple[list[tuple[bytes, Sequence[bytes]]], int]:
-        """Return entries, and how often the first was tried alone before, in vain."""
+    async def _take(self) -> tuple[list[tuple[bytes, Sequence[bytes] | int]], int]:
+        """Return entries (of one that is too large only its size), and how often the first was tried alone before, in vain."""
+        limits = self._limits
         entries, backlog, tried = await self._take_script(
-            keys=[self._keys.ingest, self._keys.trying], args=[self._limits.batch_entries, self._limits.batch_bytes]
+            keys=[self._keys.ingest, self._keys.trying],
+            args=[limits.batch_entries, limits.batch_bytes, limits.max_entry_bytes + FIELDS_BYTES],
         )
         self.backlog = int(backlog)
         return [(entry[0], entry[1]) for entry in entries], int(tried)
@@ -176,16 +179,26 @@ class Sequencer:
         if seconds > 0:
             await self._redis.xread({self._keys.ingest: "0-0"}, count=1, block=max(1, int(seconds * 1000)))
 
-    async def _carry(self, head: Head, entries: list[tuple[bytes, Sequence[bytes]]]) -> None:
+    async def _carry(self, head: Head, taken: list[tuple[bytes, Sequence[bytes] | int]]) -> None:
+        entries = [(entry_id, parts) for entry_id, parts in taken if not isinstance(parts, int)]
+        oversized = [(entry_id, parts) for entry_id, parts in taken if isinstance(parts, int)]
         size = sum(len(part) for _, parts in entries for part in parts)
         if size < INLINE_BYTES:
             batch, records = self._make(head, entries)
         else:
             batch, records = await asyncio.to_thread(self._make, head, entries)
+        most = self._limits.max_entry_bytes
+        batch.refused += [
+            (
+                entry_id,
+                f"the entry has {size} bytes; at most {most} are allowed (PARALLAX_MAX_ENTRY_BYTES): send it in parts",
+            )
+            for entry_id, size in oversized
+        ]
         await self._advance(head, records, batch)
         head.window.advance(batch.producers)
         head.fill = batch.fill
-        self.counts.entries += len(entries)
+        self.counts.entries += len(taken)
         self.counts.rows += batch.rows
         self.counts.refused += len(batch.refused)
         self._say_refused(batch.refused)

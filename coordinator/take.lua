@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- What is in ingest, from its start; and a note of what is being tried, so that an entry that kills its reader is found.
--- KEYS: 1 ingest, 2 trying.  ARGV: 1 most entries, 2 bytes after which no more are taken.
+-- KEYS: 1 ingest, 2 trying.  ARGV: 1 most entries, 2 bytes after which no more are taken, 3 bytes that one entry may have.
 -- Answers {entries, how many there are in all, how often the first one was tried alone before}; each entry is
--- {id, {field, value, ...}}; at least one entry where there is one.
+-- {id, {field, value, ...}}, or {id, its size} if it is larger than one may be; at least one entry where there is one.
 --
 -- `trying` is deleted by append when it is done. What is left of it tells that a reader died, or lost Redis: after two such
 -- attempts the entries are given out one at a time, until the last one of that batch is through.
@@ -33,11 +33,16 @@ while #out < most and weight < budget and not is_full do
   for _, entry in ipairs(entries) do
     local size = 0
     for _, part in ipairs(entry[2]) do size = size + #part end
-    if #out > 0 and weight + size > budget then
+    if #out > 0 and weight + size > budget and size <= tonumber(ARGV[3]) then
       is_full = true
       break
     end
-    out[#out + 1] = entry
+    if size > tonumber(ARGV[3]) then
+      out[#out + 1] = {entry[1], size}
+      size = 0
+    else
+      out[#out + 1] = entry
+    end
     weight = weight + size
     start = '(' .. entry[1]
   end

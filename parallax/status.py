@@ -6,7 +6,7 @@ from typing import Any
 
 from parallax.registry import members
 from parallax.replication.keys import FleetKeys, TableKeys
-from parallax.store import connect
+from parallax.store import connect, text
 from parallax.tables import catalog
 
 ASK_SECONDS = 10
@@ -21,6 +21,24 @@ async def fleet(redis_url: str, prefix: str = "parallax") -> list[dict[str, Any]
     redis = connect(redis_url)
     try:
         return await members(redis, FleetKeys(prefix))
+    finally:
+        await redis.aclose()
+
+
+async def strays(redis_url: str, prefix: str = "parallax") -> dict[str, int]:
+    """Return what waits in ingest of tables that there are not: their names, and how many entries each."""
+    redis = connect(redis_url)
+    try:
+        known = await catalog(redis, prefix)
+        found: dict[str, int] = {}
+        begin, end = f"{prefix}:{{", "}:in"
+        async for key in redis.scan_iter(match=f"{prefix}:{{*}}:in", count=1000, _type="stream"):
+            name = text(key).removeprefix(begin).removesuffix(end)
+            if name not in known:
+                waiting = int(await redis.xlen(key))
+                if waiting:
+                    found[name] = waiting
+        return dict(sorted(found.items()))
     finally:
         await redis.aclose()
 

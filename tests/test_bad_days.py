@@ -131,6 +131,23 @@ async def test_a_full_redis_refuses_publishers_and_recovers_by_itself(make_clust
     assert (await cluster.status("coordinator-1"))["tables"]["keyed"]["rows"] == 100 * accepted + 2
 
 
+async def test_payloads_of_any_size_hurt_nobody(make_cluster: Make) -> None:
+    cluster = await make_cluster([KEYED, OTHER], nodes=1, coordinators=1, settings={"MAX_ENTRY_BYTES": str(32 << 20)})
+    large = json.dumps([{"id": f"{number:0100}", "n": number} for number in range(90_000)])
+    assert 10 << 20 < len(large) < 32 << 20
+    taken = await cluster.publish("keyed", op="replace", data=large)
+    huge = await cluster.publish("keyed", data=b"[" + b" " * (300 << 20) + b"]")
+    await cluster.publish("other", data='[{"id": "a", "n": 1}]')
+    await cluster.publish("keyed", data='[{"id": "behind", "n": 1}]')
+    await cluster.at_rest(60)
+    (refused,) = await cluster.rejected("keyed")
+    assert refused["entry"] == huge != taken
+    assert b"PARALLAX_MAX_ENTRY_BYTES" in refused["reason"]
+    await cluster.converged()
+    rows = {name: table["rows"] for name, table in (await cluster.status("node-1"))["tables"].items()}
+    assert rows == {"keyed": 90_001, "other": 1}
+
+
 async def test_messages_on_the_channel_are_updates_too(make_cluster: Make) -> None:
     cluster = await make_cluster([KEYED], nodes=0, coordinators=1)
     channel = TableKeys(PREFIX, "keyed").ingest

@@ -154,9 +154,9 @@ async def test_a_page_is_inclusive_bounded_and_says_the_top(redis: Any) -> None:
     assert await page(redis, "7-60") == (b"7-60", []), "a log trimmed to nothing still knows its top"
 
 
-async def take(redis: Any, most: int = 100, budget: int = 1 << 20) -> tuple[list[bytes], int, int]:
+async def take(redis: Any, most: int = 100, budget: int = 1 << 20, largest: int = 1 << 20) -> tuple[list[bytes], int, int]:
     script = load_script(redis, "coordinator", "take.lua")
-    entries, backlog, tried = await script(keys=[KEYS.ingest, KEYS.trying], args=[most, budget])
+    entries, backlog, tried = await script(keys=[KEYS.ingest, KEYS.trying], args=[most, budget, largest])
     return [entry for entry, _ in entries], backlog, tried
 
 
@@ -169,6 +169,13 @@ async def test_take_reads_from_the_start_within_its_budget(redis: Any) -> None:
     assert (await take(redis, 70))[0] == ids[:70]
     await redis.delete(KEYS.trying)
     assert (await take(redis, 1000, 1))[0] == ids[:1], "one that is larger than the budget still comes"
+
+
+async def test_of_an_entry_that_is_too_large_only_the_size_is_given_out(redis: Any) -> None:
+    script = load_script(redis, "coordinator", "take.lua")
+    ids = [await redis.xadd(KEYS.ingest, {"data": "x" * size}) for size in (10, 5000, 10)]
+    entries, backlog, _ = await script(keys=[KEYS.ingest, KEYS.trying], args=[10, 100, 1000])
+    assert (backlog, entries) == (3, [[ids[0], [b"data", b"x" * 10]], [ids[1], 5004], [ids[2], [b"data", b"x" * 10]]])
 
 
 async def test_what_was_tried_twice_in_vain_is_given_out_one_at_a_time(redis: Any) -> None:

@@ -172,6 +172,9 @@ async def test_the_command_line(make_cluster: Make, tmp_path: Path) -> None:
     code, _, err = await parallax("tables", "alter", "nothing", *columns, "--limit", "5")
     assert (code, "no table 'nothing'" in err) == (1, True)
     assert (await parallax("tables", "drop", "t"))[0] == 0
+    await cluster.publish("nobody", data="[]")
+    code, _, err = await parallax("status")
+    assert (code, "1 entries wait for a table 'nobody'" in err) == (0, True)
     code, out, _ = await parallax("verify")
     assert (code, "base" in out) == (0, True)
     code, _, err = await parallax("status", "--redis", "redis://127.0.0.1:1")

@@ -6,12 +6,15 @@ import json
 import sys
 from typing import Any
 
-from parallax.status import disagreements, fleet, render, verify
+from parallax.status import disagreements, fleet, render, strays, verify
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Show the fleet as it announces itself."""
-    return _show(arguments, asyncio.run(fleet(arguments.redis, arguments.prefix)))
+    code = _show(arguments, asyncio.run(fleet(arguments.redis, arguments.prefix)))
+    for name, waiting in asyncio.run(strays(arguments.redis, arguments.prefix)).items():
+        print(f"{waiting} entries wait for a table {name!r} that there is not: see `parallax tables`", file=sys.stderr)
+    return code
 
 
 def verify_all(arguments: argparse.Namespace) -> int:

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.cluster", "tests.oracle", "tests.processes")  # so that they say what was compared
+
+settings.register_profile("parallax", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("parallax")  # how fast this machine is at the moment is not what the tests are about
 
 if TYPE_CHECKING:
     from parallax.replication.spec import TableSpec

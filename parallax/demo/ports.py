@@ -1,21 +1,25 @@
 """Free ports on the loopback interface."""
 
+import random
 import socket
 from contextlib import ExitStack
 
 HOST = "127.0.0.1"
+OTHER_PORTS = (10_000, 32_000)
 
 
 def choose_ports(wished: dict[str, int]) -> dict[str, int]:
     """Return a free port for each name: the wished one where it is free, else another; all are different. 0 wishes nothing.
 
-    A port may be taken by somebody else before its owner listens on it; then the owner's start fails and says so.
+    Another one is of those that systems do not give to outgoing connections: such a connection could take it before its owner
+    listens on it. Somebody else still may; then the owner's start fails and says so.
     """
     with ExitStack() as held:
         chosen = {}
         for name, port in wished.items():
-            holder = _hold(port) or _hold(0)
-            assert holder is not None  # the system always has a port to give
+            holder = _hold(port) if port else None
+            while holder is None:
+                holder = _hold(random.randrange(*OTHER_PORTS))
             held.enter_context(holder)
             chosen[name] = int(holder.getsockname()[1])
         return chosen
@@ -23,12 +27,11 @@ def choose_ports(wished: dict[str, int]) -> dict[str, int]:
 
 def _hold(port: int) -> socket.socket | None:
     """Bind a port, or return None if somebody has it."""
-    if port:
-        # A listener on all addresses does not keep us from binding on every system, so knock first.
-        with socket.socket() as knock:
-            knock.settimeout(0.5)
-            if knock.connect_ex((HOST, port)) == 0:
-                return None
+    # A listener on all addresses does not keep us from binding on every system, so knock first.
+    with socket.socket() as knock:
+        knock.settimeout(0.5)
+        if knock.connect_ex((HOST, port)) == 0:
+            return None
     holder = socket.socket()
     # Connections of an earlier run that linger in TIME_WAIT do not make the port taken.
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -69,7 +69,7 @@ class Cluster:
         for name in list(self.processes):
             await self.ready(name)
         if self.front:
-            self._add_front()
+            await self._start_front()
 
     async def close(self) -> None:
         """End everything at once; nothing is left running."""
@@ -106,7 +106,7 @@ class Cluster:
         self.processes[name] = process
         process.start()
 
-    def _add_front(self) -> None:
+    async def _start_front(self) -> None:
         self.ports |= choose_ports({"front": 0, "checks": 0})
         nodes = [(self.ports[name], self.ports[f"{name} internal"]) for name in self.processes if name.startswith("node")]
         config = self.directory / "Caddyfile"
@@ -115,6 +115,11 @@ class Cluster:
         homes = {"XDG_CONFIG_HOME": str(self.directory), "XDG_DATA_HOME": str(self.directory)}
         self.processes["front"] = Process("front", argv, self.directory, homes)
         self.processes["front"].start()
+
+        async def passes_on() -> bool:
+            return (await self.fetch(self.url("front")))[0] == 200
+
+        await until(passes_on, READY_SECONDS, "the load balancer passes requests on")
 
     # Members ---------------------------------------------------------------------------------------------------------
 

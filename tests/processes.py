@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,11 @@ PATIENCE = float(os.environ.get("PARALLAX_TEST_PATIENCE", "1"))
 """Every deadline of the tests with processes is multiplied by this; raise it on a slow machine."""
 
 T = TypeVar("T")
+
+
+SETPRIV = shutil.which("setpriv")
+LEASH = [SETPRIV, "--pdeathsig", "KILL", "--"] if SETPRIV else []
+"""Before a command: makes the kernel kill it when these tests are killed, where util-linux is there to ask for that."""
 
 
 class Ended(Exception):
@@ -82,7 +88,7 @@ class Process:
 
     def _popen(self, output: IO[bytes]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            self.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._env, cwd=self._directory
+            [*LEASH, *self.argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._env, cwd=self._directory
         )
 
     async def kill(self) -> None:

@@ -72,15 +72,18 @@ class Publisher:
 
 
 async def test_same_order_same_state(make_cluster: MakeCluster) -> None:
-    """PARALLAX_TEST_SEED replays a run; PARALLAX_TEST_OPERATIONS makes it longer."""
+    """A leader, a standby, a node that is there all the while, one that joins half-way, one that joins at the end.
+
+    PARALLAX_TEST_SEED replays a run; PARALLAX_TEST_OPERATIONS makes it longer.
+    """
     specs = (INDEXED, LIMITED, PLAIN)
     # Snapshots are taken, and logs trimmed, several times on the way.
-    cluster = await make_cluster(specs, coordinators=2, nodes=3, settings={"SNAPSHOT_MIN_BYTES": "1000000"})
+    cluster = await make_cluster(specs, coordinators=2, nodes=1, settings={"SNAPSHOT_MIN_BYTES": "1000000"})
     publisher = Publisher(cluster, specs)
     await publisher.publish(OPERATIONS // 2)
     await asyncio.gather(cluster.add_node(), publisher.publish(OPERATIONS - OPERATIONS // 2))
     await cluster.add_node()
-    assert len(cluster.running) == 7
+    assert len(cluster.running) == 5
     assert min(len(oracle) for oracle in publisher.oracles.values()) > 0, "the seed leaves something to compare"
     await publisher.check()
 
@@ -240,6 +243,24 @@ async def test_views_that_were_open_all_the_while(make_cluster: MakeCluster) -> 
             assert {(path or ["all"])[0]: x or 0 for path, x in sums} == small | {"all": sum(small.values())}, name
             for kind in ("any", "split"):
                 assert {path[0] for path in data[kind]["__ROW_PATH__"] if path} == rows.keys(), f"{kind} on {name}"
+
+
+async def test_viewers_come_through_the_load_balancer_while_a_node_is_there(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster([NUMBERS], coordinators=1, nodes=2, front=True)
+    await publish_numbers(cluster, range(10))
+    await cluster.converged()
+    assert await numbers_on(cluster, "front") == list(range(10))
+    for gone, left in (("node-1", "node-2"), ("node-2", "node-1")):
+        await cluster[gone].kill()
+        for _ in range(4):  # whichever node it would have been
+            assert await numbers_on(cluster, "front") == list(range(10)), f"only {left} runs"
+        await cluster.restart(gone)
+
+        async def passes_on(name: str = gone) -> bool:
+            async with cluster.viewer("front"):
+                return bool((await cluster.status(name))["sessions"])
+
+        await until(passes_on, 15, f"the load balancer sends viewers to {gone} again")
 
 
 REFUSED: dict[str, dict[str, str | bytes]] = {

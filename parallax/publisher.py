@@ -303,7 +303,7 @@ class Publisher:
     def __init__(self, redis_url: str | None = None, prefix: str | None = None, **options: Any) -> None:
         """Prepare, and start the thread; nothing is sent yet. For `options` see AsyncPublisher."""
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="parallax-publisher", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="parallax-publisher", daemon=True)
         self._thread.start()
         try:
             self._publisher = self._run(_make(redis_url, prefix, options))
@@ -373,10 +373,14 @@ class Publisher:
             raise PublishError("the publisher is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def _work(self) -> None:
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
 
 
 async def _make(redis_url: str | None, prefix: str | None, options: dict[str, Any]) -> AsyncPublisher:

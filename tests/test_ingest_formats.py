@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.batch import Batch, Limits, make_batch
@@ -138,6 +138,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table({name: made[name] for name in draw(st.permutations(sorted(made)))})
 
 
+@settings(deadline=None)
 @given(table=tables(), format=st.sampled_from(sorted(WRITERS)))
 def test_any_table_survives_any_format(table: pa.Table, format: str) -> None:
     data = WRITERS[format](table)
@@ -169,6 +170,7 @@ def test_any_table_survives_any_format(table: pa.Table, format: str) -> None:
         ("csv", "id,x\na,NULL\n", "row 0, column 'x': \"NULL\" does not fit double"),
         ("csv", "id,at\na,2013-01-01T00:00:00.0001Z\n", "row 0, column 'at': \"2013-01-01T00:00:00.0001Z\" is finer than a"),
         ("csv", "id,at\na,2013-01-01\nb,yesterday\n", "row 1, column 'at': \"yesterday\" is not a time in ISO 8601"),
+        ("csv", "id,at\na,0000-01-01\n", 'row 0, column \'at\': "0000-01-01" is not a time: year 0 is out of range'),
         ("csv", "id,day\na,2013-02-30\n", "row 0, column 'day': \"2013-02-30\" does not fit date32"),
         ("csv", "id,day\na,0000-01-01\n", "row 0, column 'day': a date outside the years 1 to 9999"),
         ("csv", "id,n\na\n", "row 0: has 1 values, where the first line names 2 columns"),
@@ -212,6 +214,7 @@ def test_any_table_survives_any_format(table: pa.Table, format: str) -> None:
         ("json", '[{"id": "a", "f": 3.5e38}]', "row 0, column 'f': 3.5e+38 does not fit float: it is too large"),
         ("json", '[{"id": "a"}, {"id": "\\ud800"}]', "row 1, column 'id': \"\\ud800\" does not fit string"),
         ("json", b'[{"id": "\xed\xa0\x80"}]', "row 0, column 'id'"),
+        ("json", '[{"id": "a"}, {"id": "b"}, {"id": null, "n": 1}]', "row 2: the index column 'id' is null"),
         ("json", '[{"id": "a", "n": ' + "9" * 5000 + "}]", "not JSON"),
     ],
 )  # fmt: skip
@@ -226,6 +229,7 @@ def test_what_does_not_fit_is_refused_with_its_place(format: str, data: bytes | 
         ("csv", "\ufeffid,at\r\n\r\na,1970-01-01T00:00:00\r\nb,\r\n\r\n", [0, None]),
         ("csv", "id,at\ra,1970-01-01\r", [0]),
         ("csv", "id,at", []),
+        ("csv", "id,at\na,2013-01-01\nb,2013-01-01T00:00-01:30\nc,2013-01-01 00:00:00.5+00\n", [1356998400000, 1357003800000, 1356998400500]),
         ("ndjson", '\n{"id": "a", "at": 5}\r\n \n{"id": "b", "at": "1969-12-31T23:59:59.999Z"}', [5, -1]),
         ("columns", '{"at": ["0001-01-01T00:00+01:00", null, 7], "id": ["a", "b", "c"]}', [-62135600400000, None, 7]),
         ("columns", "{}", []),
@@ -297,6 +301,14 @@ def test_arrow_of_other_types_is_refused(column: pa.Array, says: str) -> None:
     assert says in refusal(
         bytes(sink.getvalue()), "arrow", spec=TableSpec.declare("p", {"schema": {"n": "integer"}, "limit": 9})
     )
+
+
+def test_a_float_is_not_made_shorter() -> None:
+    for kind in (pa.float16(), pa.float32()):
+        table = pa.table({"id": ["a"], "f": pa.array([1.5], pa.float32()).cast(kind)})
+        assert carried(entry(formats.arrow(table), "arrow"))["f"].to_pylist() == [1.5]
+    table = pa.table({"id": ["a"], "f": pa.array([1.5])})
+    assert "column 'f': its type is double, but the table's is float; cast it" in refusal(formats.arrow(table), "arrow")
 
 
 def test_a_time_that_is_too_fine_is_refused_with_its_place() -> None:

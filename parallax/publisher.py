@@ -1,6 +1,7 @@
 """Publishing from Python: `Publisher` for ordinary programs, `AsyncPublisher` for asyncio."""
 
 import asyncio
+import itertools
 import os
 import socket
 import threading
@@ -82,13 +83,13 @@ class AsyncPublisher:
         self._options = LaneOptions(
             self._url, self.producer, batch_ms / 1000, batch_rows, max_backlog, max_buffer_bytes, timeout_seconds
         )
-        self._batching = NUMBERED if producer is not None else Batching(batch_rows)
+        self.batching = NUMBERED if producer is not None else Batching(batch_rows)
         self._redis = connect(self._url)
         self._refusals = load_script(self._redis, "parallax", "refusals.lua")
         self._lanes: dict[str, Lane] = {}
         self._specs: dict[str, TableSpec] = {}
         self._tasks = Tasks()
-        self._seq = 0
+        self._numbers = itertools.count(1)
         self._is_closed = False
 
     async def update(self, table: str, data: object, *, seq: int | None = None) -> None:
@@ -130,7 +131,7 @@ class AsyncPublisher:
             PublishError: as `update`.
         """
         lane = await self._ready(table, seq)
-        lane.add(Op.CLEAR, NoPayload(), seq, self._number)
+        lane.add(Op.CLEAR, NoPayload(), seq)
 
     async def host(
         self,
@@ -226,26 +227,27 @@ class AsyncPublisher:
         await self.close()
 
     async def _publish(self, table: str, op: Op, data: object, seq: int | None) -> None:
-        pieces = payloads(op, data, self._batching)
+        pieces = payloads(op, data, self.batching)
         if seq is not None or self._is_durable:
             await self._publish_whole(table, list(pieces), seq)
         elif takes_its_time(data):
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                await self._put(table, *piece)
+                await self.put(table, *piece)
         else:
             for piece in pieces:
-                await self._put(table, *piece)
+                await self.put(table, *piece)
 
     async def _publish_whole(self, table: str, pieces: list[tuple[Op, Payload]], seq: int | None) -> None:
         lane = await self._ready(table, seq)
         if len(pieces) > 1:
             raise PublishError(f"table {table!r}: a numbered write must fit into one entry; this takes {len(pieces)}")
         for op, payload in pieces:
-            lane.add(op, payload, seq, self._number)
+            lane.add(op, payload, seq)
 
-    async def _put(self, table: str, op: Op, payload: Payload) -> None:
+    async def put(self, table: str, op: Op, payload: Payload) -> None:
+        """Publish one entry that is already made."""
         lane = await self._ready(table, None)
-        lane.add(op, payload, None, self._number)
+        lane.add(op, payload)
 
     async def _ready(self, table: str, seq: int | None) -> Lane:
         """Return the table's lane once it has room."""
@@ -258,10 +260,15 @@ class AsyncPublisher:
             await self._spec(table)
             lane = self._lanes.get(table)  # somebody else may have waited, too
         if lane is None:
-            lane = self._lanes[table] = Lane(self._redis, TableKeys(self._prefix, table), self._options)
+            lane = self._lanes[table] = Lane(self._redis, TableKeys(self._prefix, table), self._options, self._numbers)
             self._tasks.start(lane.run(), name=f"publish {table}")
         await lane.room()
         return lane
+
+    def free_lane(self, table: str) -> Lane | None:
+        """Return a lane that takes more without waiting, if there is one; may be called from any thread."""
+        lane = None if self._is_closed or self._is_durable else self._lanes.get(table)
+        return lane if lane is not None and lane.is_free else None
 
     async def _spec(self, table: str) -> TableSpec | None:
         """Return a table's spec; None as long as nobody declared any table, or Redis is away.
@@ -277,10 +284,6 @@ class AsyncPublisher:
             if self._specs and table not in self._specs:
                 raise PublishError(f"there is no table {table!r}; there are {', '.join(self._specs)}")
         return self._specs.get(table)
-
-    def _number(self) -> int:
-        self._seq += 1
-        return self._seq
 
 
 def _index(spec: TableSpec | None, table: str) -> str:
@@ -318,6 +321,12 @@ class Publisher:
 
     def update(self, table: str, data: object, *, seq: int | None = None) -> None:
         """Add or change rows."""
+        if seq is None and isinstance(data, list | dict) and (lane := self._publisher.free_lane(table)):
+            for op, payload in payloads(
+                Op.UPDATE, data, self._publisher.batching
+            ):  # at ten times the speed of a visit there
+                lane.add(op, payload)
+            return
         self._run(self._publisher.update(table, data, seq=seq))
 
     def remove(self, table: str, keys: object, *, seq: int | None = None) -> None:

@@ -26,7 +26,7 @@ class Payload(Protocol):
     rows: int
     size: int  # about as many bytes
 
-    def encode(self) -> dict[str, bytes | str]:
+    def encode(self) -> tuple[str, bytes]:
         """Return the fields `format` and `data`."""
 
     def take(self, other: "Payload") -> bool:
@@ -45,9 +45,9 @@ class RowsPayload:
         self.rows = len(self.objects)
         self.size = sum(map(len, self.objects)) + self.rows + 2
 
-    def encode(self) -> dict[str, bytes | str]:
+    def encode(self) -> tuple[str, bytes]:
         """Return the fields `format` and `data`."""
-        return {"format": "json", "data": b"[" + b",".join(self.objects) + b"]"}
+        return "json", b"[" + b",".join(self.objects) + b"]"
 
     def take(self, other: Payload) -> bool:
         """Take the rows of another list of rows."""
@@ -71,9 +71,9 @@ class Encoded:
     def __post_init__(self) -> None:
         self.size = len(self.data)
 
-    def encode(self) -> dict[str, bytes | str]:
+    def encode(self) -> tuple[str, bytes]:
         """Return the fields `format` and `data`."""
-        return {"format": self.format, "data": self.data}
+        return self.format, self.data
 
     def take(self, other: Payload) -> bool:
         """Take nothing."""
@@ -92,13 +92,13 @@ class ArrowPayload:
         self.rows = sum(batch.num_rows for batch in self.batches)
         self.size = sum(batch.nbytes for batch in self.batches)
 
-    def encode(self) -> dict[str, bytes | str]:
+    def encode(self) -> tuple[str, bytes]:
         """Return the fields `format` and `data`."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.batches[0].schema) as writer:
             for batch in self.batches:
                 writer.write_batch(batch)
-        return {"format": "arrow", "data": bytes(sink.getvalue())}
+        return "arrow", bytes(sink.getvalue())
 
     def take(self, other: Payload) -> bool:
         """Take batches of the same schema."""
@@ -117,9 +117,9 @@ class NoPayload:
     rows: int = 0
     size: int = 0
 
-    def encode(self) -> dict[str, bytes | str]:
-        """Return no fields."""
-        return {}
+    def encode(self) -> tuple[str, bytes]:
+        """Return nothing."""
+        return "", b""
 
     def take(self, other: Payload) -> bool:
         """Take nothing."""
@@ -227,10 +227,6 @@ def _objects(found: Iterable[Any], rows: int, size: int) -> Iterator[Payload]:
         yield RowsPayload(objects)
 
 
-def _json(value: Any) -> bytes:
-    return json.dumps(value, default=_plain, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def _plain(value: Any) -> Any:
     """Return a value that JSON has not, as the coordinator reads it."""
     if isinstance(value, datetime | date):
@@ -240,3 +236,10 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item") and callable(value.item):  # a scalar of numpy
         return value.item()
     raise TypeError(f"cannot publish {type(value).__name__}: give text, numbers, booleans, dates or times, or publish Arrow")
+
+
+_json_text = json.JSONEncoder(default=_plain, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _json(value: Any) -> bytes:
+    return _json_text(value).encode()

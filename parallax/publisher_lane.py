@@ -1,17 +1,16 @@
 """One table's way into ingest: entries wait in order, and go out again and again until Redis has them.
 
 Each entry has a number (`seq`) that the coordinator drops when it sees it twice, so sending again cannot double. It cannot lose
-either: what goes out together is one transaction, so never the later of two entries without the earlier.
+either: what goes out together is one script, so never the later of two entries without the earlier.
 """
 
 import asyncio
 import random
-import re
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
@@ -20,13 +19,11 @@ from parallax.errors import PublishError
 from parallax.publisher_data import Payload
 from parallax.replication.keys import TableKeys
 from parallax.replication.record import Op
-from parallax.store import STORE_ERRORS, place, text
+from parallax.store import STORE_ERRORS, load_script, place, text
 
-WINDOW_ENTRIES, WINDOW_BYTES = 1_000, 16 << 20  # what one transaction carries
+WINDOW_ENTRIES, WINDOW_BYTES = 1_000, 16 << 20  # what one script carries
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0  # between two attempts
 BACKLOG_PAUSE_SECONDS = 0.1
-PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
-"""What the client puts before Redis's own words; it would show data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +49,16 @@ class Outgoing:
 
 
 class Lane:
-    """The entries of one table, in order."""
+    """The entries of one table, in order. `add` and `is_free` may be used from any thread, the rest from the event loop's."""
 
-    def __init__(self, redis: "Redis", keys: TableKeys, options: LaneOptions) -> None:
+    def __init__(self, redis: "Redis", keys: TableKeys, options: LaneOptions, numbers: Iterator[int]) -> None:
         self.keys = keys
         self.last_id: str | None = None  # of the entries that Redis has
         self.refusals_from = "-"  # where in `rejected` this run's refusals begin
-        self._redis, self._options = redis, options
+        self._redis, self._options, self._numbers = redis, options, numbers
+        self._script = load_script(redis, "parallax", "publish.lua")
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._lock = threading.Lock()  # around what follows, up to `_rows`
         self._waiting: deque[Outgoing] = deque()
         self._in_flight = 0  # entries at the head of `_waiting` that are on their way
         self._bytes = self._rows = 0
@@ -75,28 +75,37 @@ class Lane:
 
     # For the one who publishes ---------------------------------------------------------------------------------------
 
-    def add(self, op: Op, payload: Payload, seq: int | None, number: Callable[[], int]) -> None:
-        """Put an entry behind the others; `number()` gives the seq if there is none yet."""
+    @property
+    def is_free(self) -> bool:
+        """Say whether more can be added without waiting."""
+        return not self._is_hopeless and not self._is_stalled() and self._bytes < self._options.max_buffer_bytes
+
+    def add(self, op: Op, payload: Payload, seq: int | None = None) -> None:
+        """Put an entry behind the others, under the next number unless it has one."""
         now = time.monotonic()
-        if not self._waiting:
-            self._progress_at = now
-        if len(self._waiting) <= self._in_flight:
-            self._oldest_at = now
-        self._bytes += payload.size
-        self._rows += payload.rows
-        last = self._waiting[-1] if len(self._waiting) > self._in_flight else None
-        may_merge = (
-            self._options.batch_seconds > 0 and seq is None and op is Op.UPDATE and last is not None and last.op is op
-        )
-        is_merged = (
-            may_merge
-            and last is not None
-            and last.payload.rows + payload.rows <= self._options.batch_rows
-            and last.payload.take(payload)
-        )
-        if not is_merged:
-            self._waiting.append(Outgoing(op, payload, number() if seq is None else seq))
-        self._notify()
+        with self._lock:
+            is_first = not self._waiting
+            if is_first:
+                self._progress_at = now
+            last = self._waiting[-1] if len(self._waiting) > self._in_flight else None
+            if last is None:
+                self._oldest_at = now
+            self._bytes += payload.size
+            self._rows += payload.rows
+            if last is None or seq is not None or not self._merged(last, op, payload):
+                self._waiting.append(Outgoing(op, payload, next(self._numbers) if seq is None else seq))
+            is_full = self._rows >= self._options.batch_rows
+        if is_first or is_full:
+            if threading.get_ident() == self._thread:
+                self._notify()
+            else:
+                self._loop.call_soon_threadsafe(self._notify)
+
+    def _merged(self, last: Outgoing, op: Op, payload: Payload) -> bool:
+        """Put a payload into an entry that is not yet on its way, if calls may share entries."""
+        if self._options.batch_seconds <= 0 or op is not Op.UPDATE or last.op is not Op.UPDATE:
+            return False
+        return last.payload.rows + payload.rows <= self._options.batch_rows and last.payload.take(payload)
 
     async def room(self) -> None:
         """Wait until there is room for more.
@@ -104,7 +113,7 @@ class Lane:
         Raises:
             PublishError: nothing went out for too long, whether or not there is room.
         """
-        await self._until(lambda: self._bytes < self._options.max_buffer_bytes and not self._is_stalled(), self._progress_at)
+        await self._until(lambda: self.is_free, self._progress_at)
 
     async def empty(self) -> None:
         """Wait until Redis has everything.
@@ -174,61 +183,53 @@ class Lane:
                 self._note(self._explain(error))
 
     async def _deliver(self) -> None:
-        window: list[Outgoing] = []
-        size = 0
-        for outgoing in self._waiting:
-            if window and (len(window) >= WINDOW_ENTRIES or size + outgoing.payload.size > WINDOW_BYTES):
-                break
-            window.append(outgoing)
-            size += outgoing.payload.size
-        self._in_flight = len(window)
-        entries = [self._fields(outgoing) for outgoing in window]
+        window = self._window()
+        arguments: list[str | bytes | int] = [self._options.producer]
+        for outgoing in window:
+            form, data = outgoing.payload.encode()
+            arguments += (str(outgoing.op), form, data, outgoing.seq)
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                answers = await self._send(entries)
+                first, last, backlog = await self._script(keys=[self.keys.ingest], args=arguments)
                 break
             except STORE_ERRORS as error:
                 self._is_hopeless = _is_hopeless(error)
                 self._note(self._explain(error))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        *ids, self._backlog = answers
         if self.last_id is None:  # a minute back: the clock of a Redis that took over may be behind
-            self.refusals_from = str(max(0, int(text(ids[0]).partition("-")[0]) - 60_000))
-        self.last_id = text(ids[-1])
-        for _ in window:
-            done = self._waiting.popleft()
-            self._bytes -= done.payload.size
-            self._rows -= done.payload.rows
-        self._in_flight = 0
+            self.refusals_from = str(max(0, int(text(first).partition("-")[0]) - 60_000))
+        self.last_id, self._backlog = text(last), int(backlog)
+        with self._lock:
+            for _ in window:
+                done = self._waiting.popleft()
+                self._bytes -= done.payload.size
+                self._rows -= done.payload.rows
+            self._in_flight = 0
+            self._progress_at = self._oldest_at = time.monotonic()
         self._problem, self._is_hopeless = None, False
-        self._progress_at = self._oldest_at = time.monotonic()
         self._notify()
 
-    async def _send(self, entries: Sequence[dict[Any, Any]]) -> list[Any]:
-        """Write all entries or none, and return their ids and the backlog. What is lost on the way back is sent again."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for fields in entries:
-                pipe.xadd(self.keys.ingest, fields)
-            pipe.xlen(self.keys.ingest)
-            answers: list[Any] = await pipe.execute()
-        return answers
-
-    def _fields(self, outgoing: Outgoing) -> dict[Any, Any]:
-        return {
-            "op": str(outgoing.op),
-            **outgoing.payload.encode(),
-            "producer": self._options.producer,
-            "seq": str(outgoing.seq),
-        }
+    def _window(self) -> list[Outgoing]:
+        """Return the entries that go out next; from now on nothing is merged into them."""
+        window: list[Outgoing] = []
+        size = 0
+        with self._lock:
+            for outgoing in self._waiting:
+                if window and (len(window) >= WINDOW_ENTRIES or size + outgoing.payload.size > WINDOW_BYTES):
+                    break
+                window.append(outgoing)
+                size += outgoing.payload.size
+            self._in_flight = len(window)
+        return window
 
     def _note(self, problem: str) -> None:
         self._problem = problem
         self._notify()
 
     def _explain(self, error: BaseException) -> str:
-        where, said = place(self._options.url), PIPELINE.sub("", str(error)) or type(error).__name__
+        where, said = place(self._options.url), str(error) or type(error).__name__
         if isinstance(error, OutOfMemoryError):
             return f"Redis at {where} is full (OOM: {said}): give it more memory, or let the coordinator catch up"
         if _is_hopeless(error):

@@ -66,9 +66,8 @@ def carried(path: Path, format: str, *, rows: int) -> tuple[pa.Table, list[int]]
     sent = [payload for piece in found for _, payload in payloads(Op.UPDATE, piece, Batching())]
     entries = []
     for number, payload in enumerate(sent):
-        fields = payload.encode()
-        parts = [part.encode() if isinstance(part, str) else part for pair in fields.items() for part in pair]
-        entries.append((b"%d-0" % number, parts))
+        form, data = payload.encode()
+        entries.append((b"%d-0" % number, [b"format", form.encode(), b"data", data]))
     batch = make_batch(entries, SPEC, Window(), Limits())
     assert batch.refused == []
     return pa.concat_tables([one for change in batch.changes for one in change.tables]), [payload.rows for payload in sent]

@@ -35,10 +35,8 @@ def entries_of(op: Op, data: object, **batching: int) -> list[tuple[str, Any, in
     """Return (op, content, rows) of each entry."""
     found = []
     for made, payload in payloads(op, data, Batching(**batching)):
-        fields = payload.encode()
-        content = fields.get("data", b"")
-        assert isinstance(content, bytes)
-        if fields.get("format") == "arrow":
+        form, content = payload.encode()
+        if form == "arrow":
             read: Any = pa.ipc.open_stream(content).read_all().to_pylist()
         else:
             read = json.loads(content) if content else None

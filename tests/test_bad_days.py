@@ -4,17 +4,19 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from parallax.demo.ports import choose_ports
 from parallax.replication.keys import TableKeys
 from parallax.replication.spec import TableSpec
 from parallax.status import fleet
+from parallax.store import connect
 from tests.cluster import PREFIX, Cluster
 from tests.processes import HOST, Process, RedisServer, python_module, until
 
@@ -129,6 +131,56 @@ async def test_a_full_redis_refuses_publishers_and_recovers_by_itself(make_clust
     await cluster.publish("keyed", data='[{"id": "after", "n": 1}]')
     await cluster.converged()
     assert (await cluster.status("coordinator-1"))["tables"]["keyed"]["rows"] == 100 * accepted + 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a disk that is full")
+async def test_a_full_disk_refuses_publishers_and_recovers_by_itself(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    await asyncio.to_thread(subprocess.run, ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
+    ports = choose_ports({"redis": 0, "internal": 0})
+    server = RedisServer(disk, ports["redis"], options=["--auto-aof-rewrite-percentage", "0"])
+    tables = tmp_path / "tables.yaml"
+    tables.write_text("tables: {keyed: {schema: {id: string, n: integer}, index: id}}")
+    settings = {"REDIS_URL": server.url, "INTERNAL_PORT": str(ports["internal"]), "BIND": HOST, "TABLES": str(tables)}
+    env = {f"PARALLAX_{name}": value for name, value in settings.items()} | {"PYTHONPATH": os.getcwd()}
+    coordinator = Process("coordinator", python_module("coordinator"), tmp_path, env)
+    redis = connect(server.url)
+    keys = TableKeys(PREFIX, "keyed")
+    try:
+        server.start()
+        await server.ready()
+        coordinator.start()
+        (disk / "filler").write_bytes(b"x" * (20 << 20))
+        accepted, refusal = 0, ""
+        while not refusal:
+            rows = [{"id": f"{accepted}-{number}" + "x" * 200, "n": number} for number in range(200)]
+            try:
+                await redis.xadd(keys.ingest, {"data": json.dumps(rows)})
+                accepted += 1
+            except RedisError as error:
+                refusal = str(error)
+            assert accepted < 10_000, "it is never full"
+        assert "MISCONF" in refusal
+        (disk / "filler").unlink()
+
+        async def goes_on() -> bool:
+            await redis.xadd(keys.ingest, {"data": '[{"id": "after", "n": 1}]'})
+            return True
+
+        await until(goes_on, 20, "Redis takes writes again")
+
+        async def is_all_there() -> bool:
+            members = await fleet(server.url)
+            return [member["tables"]["keyed"]["rows"] for member in members] == [200 * accepted + 1]
+
+        await until(is_all_there, 30, "every accepted row is in the table")
+        assert await redis.xlen(keys.rejected) == 0
+    finally:
+        await redis.aclose()
+        coordinator.destroy()
+        server.destroy()
+        await asyncio.to_thread(subprocess.run, ["umount", "-l", str(disk)], check=True)
 
 
 async def test_payloads_of_any_size_hurt_nobody(make_cluster: Make) -> None:

@@ -26,6 +26,7 @@ types: $(READY) ## mypy --strict
 
 bench: $(READY) ## the benchmarks of loadtests/
 	$(PY) -m loadtests.bench
+	$(PY) -m loadtests.bench_formats
 
 clean: ## remove what the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist out *.egg-info

@@ -101,21 +101,18 @@ class Sequencer:
         Raises:
             SteppedDown: another one leads.
         """
-        has_survived = False
         try:
             while not self._is_dropped:
                 try:
                     self.head = await self._history.begin(self._spec)
                     self.counts.begins += 1
-                    if has_survived:  # what was given out and not appended has not killed us
-                        await self._redis.delete(self._keys.trying)
+                    await self._forgive()
                     self._snapshots.weigh(await self._redis.memory_usage(self._keys.log) or 0)
                     await self._sequence()
                 except (*STORE_ERRORS, Forked) as error:
                     self.counts.forks += isinstance(error, Forked)
                     log.warning("table %s: %s; starting over", self._keys.table, error)
                     self.head = None
-                    has_survived = True
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
             self.head = None
@@ -162,10 +159,16 @@ class Sequencer:
         limits = self._limits
         entries, backlog, tried = await self._take_script(
             keys=[self._keys.ingest, self._keys.trying],
-            args=[limits.batch_entries, limits.batch_bytes, limits.max_entry_bytes + FIELDS_BYTES],
+            args=[limits.batch_entries, limits.batch_bytes, limits.max_entry_bytes + FIELDS_BYTES, self._owner],
         )
         self.backlog = int(backlog)
         return [(entry[0], entry[1]) for entry in entries], int(tried)
+
+    async def _forgive(self) -> None:
+        """Forget what was given out to us and never appended: it has not killed us."""
+        owner = await self._redis.hget(self._keys.trying, "owner")
+        if owner is not None and text(owner) == self._owner:
+            await self._redis.delete(self._keys.trying)
 
     async def _refuse_unread(self, head: Head, entry_id: bytes) -> None:
         """Refuse an entry without looking at it."""

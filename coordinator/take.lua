@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- What is in ingest, from its start; and a note of what is being tried, so that an entry that kills its reader is found.
--- KEYS: 1 ingest, 2 trying.  ARGV: 1 most entries, 2 bytes after which no more are taken, 3 bytes that one entry may have.
+-- KEYS: 1 ingest, 2 trying.  ARGV: 1 most entries, 2 bytes after which no more are taken, 3 bytes that one entry may have,
+-- 4 who asks.
 -- Answers {entries, how many there are in all, how often the first one was tried alone before}; each entry is
 -- {id, {field, value, ...}}, or {id, its size} if it is larger than one may be; at least one entry where there is one.
 --
@@ -52,6 +53,6 @@ local alone = 0
 if #out == 1 then
   alone = redis.call('HINCRBY', trying, 'alone ' .. out[1][1], 1) - 1
 end
-redis.call('HSET', trying, 'last', out[#out][1])
+redis.call('HSET', trying, 'last', out[#out][1], 'owner', ARGV[4])
 redis.call('HINCRBY', trying, 'attempts', 1)
 return {out, backlog, alone}

@@ -183,12 +183,15 @@ async def test_a_full_disk_refuses_publishers_and_recovers_by_itself(tmp_path: P
         await asyncio.to_thread(subprocess.run, ["umount", "-l", str(disk)], check=True)
 
 
-async def test_payloads_of_any_size_hurt_nobody(make_cluster: Make) -> None:
+@pytest.mark.parametrize("mebibytes", [40, pytest.param(300, marks=pytest.mark.deep)])
+async def test_payloads_of_any_size_hurt_nobody(make_cluster: Make, mebibytes: int) -> None:
     cluster = await make_cluster([KEYED, OTHER], nodes=1, coordinators=1, settings={"MAX_ENTRY_BYTES": str(32 << 20)})
     large = json.dumps([{"id": f"{number:0100}", "n": number} for number in range(90_000)])
     assert 10 << 20 < len(large) < 32 << 20
     taken = await cluster.publish("keyed", op="replace", data=large)
-    huge = await cluster.publish("keyed", data=b"[" + b" " * (300 << 20) + b"]")
+    redis = connect(cluster.server.url, timeout_seconds=60)
+    huge = await redis.xadd(TableKeys(PREFIX, "keyed").ingest, {"data": b"[" + b" " * (mebibytes << 20) + b"]"})
+    await redis.aclose()
     await cluster.publish("other", data='[{"id": "a", "n": 1}]')
     await cluster.publish("keyed", data='[{"id": "behind", "n": 1}]')
     await cluster.at_rest(60)

@@ -156,7 +156,7 @@ async def test_a_page_is_inclusive_bounded_and_says_the_top(redis: Any) -> None:
 
 async def take(redis: Any, most: int = 100, budget: int = 1 << 20, largest: int = 1 << 20) -> tuple[list[bytes], int, int]:
     script = load_script(redis, "coordinator", "take.lua")
-    entries, backlog, tried = await script(keys=[KEYS.ingest, KEYS.trying], args=[most, budget, largest])
+    entries, backlog, tried = await script(keys=[KEYS.ingest, KEYS.trying], args=[most, budget, largest, "me"])
     return [entry for entry, _ in entries], backlog, tried
 
 
@@ -174,7 +174,7 @@ async def test_take_reads_from_the_start_within_its_budget(redis: Any) -> None:
 async def test_of_an_entry_that_is_too_large_only_the_size_is_given_out(redis: Any) -> None:
     script = load_script(redis, "coordinator", "take.lua")
     ids = [await redis.xadd(KEYS.ingest, {"data": "x" * size}) for size in (10, 5000, 10)]
-    entries, backlog, _ = await script(keys=[KEYS.ingest, KEYS.trying], args=[10, 100, 1000])
+    entries, backlog, _ = await script(keys=[KEYS.ingest, KEYS.trying], args=[10, 100, 1000, "me"])
     assert (backlog, entries) == (3, [[ids[0], [b"data", b"x" * 10]], [ids[1], 5004], [ids[2], [b"data", b"x" * 10]]])
 
 

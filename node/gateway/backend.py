@@ -1,9 +1,12 @@
 """A hosted table, as the sessions see it: requests under ids of our own, and subscriptions."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from node.gateway.wire import Envelope, decode, read_msg_id
-from parallax.replica.engine import EngineTable, Listener
+from node.gateway import messages
+from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
+from parallax.replica.engine import EngineTable, Listener, StaleGeneration
+from parallax.replication.spec import TableSpec
 
 
 class Backend:
@@ -21,6 +24,17 @@ class Backend:
         """Listen no more."""
         self._subscribers.clear()
         self.table.remove_listener(self._listener)
+
+    @property
+    def spec(self) -> TableSpec:
+        """The table's spec.
+
+        Raises:
+            StaleGeneration: the table was dropped.
+        """
+        if self.table.spec is None:
+            raise StaleGeneration
+        return self.table.spec
 
     def new_view_id(self) -> str:
         """Return an id that no view ever had."""
@@ -46,6 +60,20 @@ class Backend:
                 others.append(frame)
         self._heard(others)
         return mine
+
+    async def describe(self, config: Any) -> Any:
+        """Return what the engine says of a view's configuration: a `Description`.
+
+        Raises:
+            StaleGeneration: as `ask` does.
+            Refused: it says nothing of it.
+        """
+        message = messages.new("Describe")
+        message.config.CopyFrom(config)
+        answer = await self.ask(self.spec.name, 41, messages.encode(message))
+        if answer is None or answer.number == SERVER_ERROR:
+            raise Refused("the engine cannot read this configuration")
+        return messages.parse("Description", answer.body)
 
     async def subscribe(self, entity_id: str, number: int, body: bytes, notify: Callable[[Envelope], None]) -> int:
         """Subscribe, and return the message id under which the engine notifies."""

@@ -34,6 +34,11 @@ class Gateway:
         return len(self._sessions)
 
     @property
+    def views(self) -> int:
+        """How many views all of them have."""
+        return sum(session.views for session in self._sessions)
+
+    @property
     def hosted(self) -> list[Backend]:
         """The tables that can be read, by name."""
         return [self._backends[name] for name in sorted(self._backends)]

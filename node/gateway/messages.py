@@ -1,4 +1,4 @@
-"""The bodies of requests, as protobuf messages made at start from a table of fields.
+"""The bodies of requests and of some answers, as protobuf messages made at start from a table of fields.
 
 Names, numbers and types are those of perspective 5.6.1. Every single field has presence here, so that what a client did not
 say and what it said to be zero stay apart.
@@ -11,7 +11,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
-# message: "name number type", then how often: "*" many, "@" the values of a map from strings, "|x" one of those in group x.
+# message: "name number type", then how often: "*" many, "@" the values of a map from strings, "#" of one from numbers, "|x" one
+# of those in group x.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "Empty": (),
     "Id": ("id 1 uint32",),
@@ -69,6 +70,45 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "OnUpdate": ("mode 1 enum",),
     "RowIndex": ("row_index 1 uint32",),
     "Depth": ("depth 1 uint32",),
+    # Of answers, what is read or changed on the way.
+    "Features": (
+        "group_by 1 bool",
+        "split_by 2 bool",
+        "expressions 3 bool",
+        "on_update 4 bool",
+        "sort 5 bool",
+        "filter_ops 6 Options #",
+        "aggregates 7 AggregateOptions #",
+        "group_rollup_mode 8 enum *",
+        "window_aggregates 9 WindowOptions #",
+        "unordered 10 bool",
+        "split_rollup_mode 11 enum *",
+        "since_5_6 12 bool",  # true from 5.6.1; nothing that is published names it
+    ),
+    "Options": ("options 1 string *",),
+    "AggregateOptions": ("aggregates 1 AggregateOption *",),
+    "AggregateOption": ("name 1 string", "args 2 enum *"),
+    "WindowOptions": ("options 1 WindowOption *",),
+    "WindowOption": ("name 1 string", "frames 2 string *", "offset 3 bool", "alpha 4 bool", "result_type 5 enum"),
+    "Description": (
+        "expression_schema 1 enum @",
+        "expression_errors 2 ExpressionError @",
+        "view 3 ViewDescription",
+        "config_error 4 string",
+    ),
+    "ViewDescription": ("schema 1 enum @",),
+    "ExpressionError": ("error_message 1 string", "line 2 uint32", "column 3 uint32"),
+    "ValidatedExpressions": (
+        "expression_schema 1 enum @",
+        "errors 2 ExpressionError @",
+        "expression_alias 3 string @",
+    ),
+    "Dimensions": (
+        "num_table_rows 1 uint32",
+        "num_table_columns 2 uint32",
+        "num_view_rows 3 uint32",
+        "num_view_columns 4 uint32",
+    ),
 }
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -133,10 +173,10 @@ def _classes() -> Mapping[str, Any]:
 def _add_field(message: Any, words: list[str], groups: Mapping[str, int]) -> None:
     name, number, kind, *often = words
     field = message.field.add(name=name, number=int(number), label=_Field.LABEL_OPTIONAL)
-    if often == ["@"]:
+    if often in (["@"], ["#"]):
         entry = message.nested_type.add(name="".join(part.title() for part in name.split("_")) + "Entry")
         entry.options.map_entry = True
-        for part, part_kind in (("key 1", "string"), ("value 2", kind)):
+        for part, part_kind in (("key 1", "string" if often == ["@"] else "uint32"), ("value 2", kind)):
             part_name, part_number = part.split()
             _set_type(entry.field.add(name=part_name, number=int(part_number), label=_Field.LABEL_OPTIONAL), part_kind)
         field.label, field.type = _Field.LABEL_REPEATED, _Field.TYPE_MESSAGE

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from node.gateway import messages
+from node.gateway import messages, safety
 from node.gateway.backend import Backend
-from node.gateway.wire import SERVER_ERROR, Envelope, Malformed, Status, decode, error
-from parallax.replica.engine import StaleGeneration
+from node.gateway.wire import SERVER_ERROR, Envelope, Malformed, Refused, Status, decode, error
+from parallax.replica.engine import MOST_VIEWS, StaleGeneration
 
 if TYPE_CHECKING:
     from node.gateway.gateway import Gateway
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 FEATURES, HOSTED, HOSTED_END, MAKE_PORT, MAKE_VIEW = 3, 4, 37, 5, 6
 VALIDATE, DESCRIBE, SYSTEM_INFO, VIEW_DELETE = 9, 41, 17, 11
+COLUMN_PATHS, DIMENSIONS, ON_UPDATE = 10, 12, 21
+CHANGE_STATE = {18, 19, 23}  # collapse, expand, depth
 TABLE_READS = {7: "Empty", 8: "Empty", VALIDATE: "ValidateExpressions", DESCRIBE: "Describe"}
 VIEW_READS = {
     10: "ColumnPaths",
@@ -48,15 +50,8 @@ class View:
 
     backend: Backend
     engine_id: str
+    config: Any  # as it was checked
     subscriptions: dict[int, tuple[int, int]] = field(default_factory=dict)  # the client's msg_id -> (kind, the engine's)
-
-
-class Refused(Exception):
-    """A request that is not followed; the text goes to the viewer."""
-
-    def __init__(self, text: str, status: Status = Status.SERVER_ERROR) -> None:
-        self.status = status
-        super().__init__(text)
 
 
 class Session:
@@ -69,6 +64,11 @@ class Session:
         self._on_delete: dict[int, tuple[int, str]] = {}  # the client's msg_id -> (kind, entity); at most as many
         self._hosted_subscriptions: set[int] = set()
         self._is_closed = False
+
+    @property
+    def views(self) -> int:
+        """How many views the viewer has."""
+        return len(self._views)
 
     async def receive(self, frame: bytes) -> None:
         """Handle one frame, answered when this returns. Nothing that a frame holds makes it raise."""
@@ -123,7 +123,7 @@ class Session:
     async def _handle(self, request: Envelope) -> None:
         number = request.number
         if number == FEATURES:
-            self._reply(request, await self._features(request))
+            self._reply(request, messages.encode(safety.offered()))
         elif number == HOSTED:
             self._hosted(request)
         elif number == HOSTED_END:
@@ -139,9 +139,7 @@ class Session:
         elif number in TABLE_READS:
             await self._read_table(request)
         elif number in VIEW_READS:
-            view = self._view(request)
-            body = messages.encode(messages.parse(VIEW_READS[number], request.body))
-            self._pass_on(request, await view.backend.ask(view.engine_id, number, body))
+            await self._read_view(request)
         elif number == VIEW_DELETE:
             await self._delete_view(request)
         elif number in SUBSCRIBE:
@@ -157,13 +155,6 @@ class Session:
             raise Refused(f"{WRITES[number]} is refused: tables are read-only for viewers")
         else:
             raise Refused(f"unknown request {number}" if number else "a request without a body")
-
-    async def _features(self, request: Envelope) -> bytes:
-        for backend in self._gateway.hosted:
-            answer = await backend.ask("", FEATURES, b"")
-            if answer is not None:
-                return answer.body
-        raise Refused("no table is there yet; try again")
 
     def _hosted(self, request: Envelope) -> None:
         subscribe = messages.parse("HostedTables", request.body).subscribe
@@ -182,17 +173,49 @@ class Session:
         self._reply(request, messages.encode(answer))
 
     async def _read_table(self, request: Envelope) -> None:
-        backend = self._table(request)
-        number, message = request.number, messages.parse(TABLE_READS[request.number], request.body)
-        if number == VALIDATE:  # of clients up to 5.5
-            described = messages.new("Describe")
-            for name, text in message.expressions.items():
-                described.config.expressions[name] = text
-            number, message = DESCRIBE, described
-        answer = await backend.ask(request.entity_id, number, messages.encode(message))
-        if answer is not None and answer.number == number:
-            answer = Envelope(answer.msg_id, answer.entity_id, request.number, answer.body)
-        self._pass_on(request, answer)
+        backend, number = self._table(request), request.number
+        message = messages.parse(TABLE_READS[number], request.body)
+        if number == DESCRIBE:
+            self._reply(request, messages.encode(await self._describe(backend, message.config)))
+        elif number == VALIDATE:  # of clients up to 5.5
+            self._reply(request, messages.encode(await self._validate(backend, message.expressions)))
+        else:
+            self._pass_on(request, await backend.ask(request.entity_id, number, messages.encode(message)))
+
+    async def _describe(self, backend: Backend, config: Any) -> Any:
+        """Return what the engine says of a configuration; what it would not survive is said in the same way."""
+        found = await backend.describe(safety.only_expressions(config.expressions))
+        if found.expression_errors:
+            return found
+        try:
+            safety.check_config(config, safety.column_types(backend.spec, found.expression_schema))
+        except Refused as refused:
+            found.config_error = str(refused)
+            return found
+        return await backend.describe(config)
+
+    async def _validate(self, backend: Backend, expressions: Any) -> Any:
+        found = await backend.describe(safety.only_expressions(expressions))
+        if found.config_error:
+            raise Refused(found.config_error)
+        validated = messages.new("ValidatedExpressions")
+        validated.expression_alias.update(expressions)
+        validated.expression_schema.update(found.expression_schema)
+        for name, problem in found.expression_errors.items():
+            validated.errors[name].CopyFrom(problem)
+        return validated
+
+    async def _read_view(self, request: Envelope) -> None:
+        view, number = self._view(request), request.number
+        message = messages.parse(VIEW_READS[number], request.body)
+        safety.cut_numbers(message)
+        if number in CHANGE_STATE:
+            safety.check_state_change(view.config)
+        if number == COLUMN_PATHS and message.HasField("start_col"):
+            dimensions = await view.backend.ask(view.engine_id, DIMENSIONS, b"")
+            if dimensions is not None and dimensions.number == DIMENSIONS:
+                safety.cut_columns(message, messages.parse("Dimensions", dimensions.body).num_view_columns)
+        self._pass_on(request, await view.backend.ask(view.engine_id, number, messages.encode(message)))
 
     async def _make_view(self, request: Envelope) -> None:
         backend = self._table(request)
@@ -204,9 +227,12 @@ class Session:
             raise Refused(f"this session has a view {client_id!r} already")
         if len(self._views) >= self._gateway.settings.max_views:
             raise Refused(f"this session has {len(self._views)} views; more are not allowed (PARALLAX_MAX_VIEWS)")
+        if self._gateway.views >= MOST_VIEWS:
+            raise Refused(f"this node holds {self._gateway.views} views and can hold no more; try again later")
         engine_id = message.view_id = backend.new_view_id()
-        view = self._views[client_id] = View(backend, engine_id)
+        view = self._views[client_id] = View(backend, engine_id, message.config)
         try:
+            await self._check_config(backend, message.config)
             answer = await backend.ask(request.entity_id, MAKE_VIEW, messages.encode(message), opens=engine_id)
         except BaseException:
             self._views.pop(client_id, None)
@@ -221,6 +247,15 @@ class Session:
         made = messages.new("MadeView")
         made.view_id = client_id
         self._reply(request, messages.encode(made))
+
+    async def _check_config(self, backend: Backend, config: Any) -> None:
+        made: Any = {}
+        if config.expressions:
+            found = await backend.describe(safety.only_expressions(config.expressions))
+            for name, problem in found.expression_errors.items():
+                raise Refused(f"expression {name!r}: {problem.error_message}")
+            made = found.expression_schema
+        safety.check_config(config, safety.column_types(backend.spec, made))
 
     async def _delete_view(self, request: Envelope) -> None:
         view = self._view(request)
@@ -242,13 +277,19 @@ class Session:
 
     async def _subscribe(self, request: Envelope) -> None:
         view = self._view(request)
-        body = messages.encode(messages.parse(SUBSCRIBE[request.number], request.body))
+        message = messages.parse(SUBSCRIBE[request.number], request.body)
+        takes_rows = request.number != ON_UPDATE or message.HasField("mode")
+        if takes_rows and request.number == ON_UPDATE:
+            safety.check_row_deltas(view.config)
         if len(view.subscriptions) >= self._gateway.settings.max_views:
             raise Refused("too many subscriptions to one view")
 
         def notify(frame: Envelope) -> None:
-            self._answer(Envelope(request.msg_id, request.entity_id, frame.number, frame.body))
+            # The engine sends rows to all subscribers of a view once one of them wants rows.
+            body = frame.body if takes_rows or frame.number != ON_UPDATE else b""
+            self._answer(Envelope(request.msg_id, request.entity_id, frame.number, body))
 
+        body = messages.encode(message)
         engine_msg_id = await view.backend.subscribe(view.engine_id, request.number, body, notify)
         view.subscriptions[request.msg_id] = (request.number, engine_msg_id)
 

@@ -31,6 +31,14 @@ class Malformed(Exception):
         super().__init__(reason)
 
 
+class Refused(Exception):
+    """A request that is not followed; the text goes to the viewer."""
+
+    def __init__(self, text: str, status: Status = Status.SERVER_ERROR) -> None:
+        self.status = status
+        super().__init__(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """One Request or Response, its body as bytes. `number` is 0 if there is no body (as in a hosted-tables notice)."""

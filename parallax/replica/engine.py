@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 ENGINE_ERRORS = (perspective.PerspectiveError, pa.ArrowException, KeyError)
 """What the engine, or reading a payload for it, can raise."""
 
-ENGINE_POOL_THREADS = 1024
-
 POOL_THREADS = 1024
 """The engine's own pool, for the whole process. When a table stops being empty, each pivoted view of it takes a thread and
 waits there for others: with as many such views as threads, which by default are as many as processors, the poll never ends.
@@ -65,9 +63,6 @@ class Engine:
     """The engine of one process: the frame clock's setting, and the threads that the tables' lanes share."""
 
     def __init__(self, *, frame_seconds: float, threads: int = 8) -> None:
-        # A poll hangs for ever when as many grouped views as the engine's pool has threads are updated at once: each holds a
-        # thread and waits for another. Threads are made only when they are needed.
-        perspective.set_num_cpus(ENGINE_POOL_THREADS)
         perspective.set_num_cpus(POOL_THREADS)
         self.frame_seconds = frame_seconds
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")

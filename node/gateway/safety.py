@@ -1,0 +1,130 @@
+"""What the engine does not survive, or never finishes, kept away from it.
+
+Perspective trusts its clients: well-formed requests end the process (a segmentation fault) or hold a lock for ever. Each rule
+here stands for one that was measured on 5.6.1 and has its test in `tests/test_engine_facts.py`, which tells when it may go.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from google.protobuf.message import Message
+
+from node.gateway import messages, wire
+from node.gateway.wire import Refused
+from parallax.replica.engine import features
+from parallax.replication.spec import TableSpec
+
+MOST = 1 << 30
+"""Rows, columns and depths from 2**31 on are taken for negative: indices run out of memory. No table is that large."""
+
+STRING, DATE, DATETIME, INTEGER, FLOAT, BOOLEAN = range(6)
+"""The engine's column types, as the protocol numbers them."""
+
+NEEDS_NO_VALUE = frozenset({"is null", "is not null"})
+_DEADLY_AGGREGATES = {kind: {"high minus low"} for kind in range(6)} | {
+    DATE: {"high minus low", "avg"},
+    DATETIME: {"high minus low", "avg"},
+}
+_FLAT_ROLLUP = 0
+
+
+@cache
+def offered() -> Any:
+    """Return what views can do: the engine's own `Features`, without the aggregates that end the process.
+
+    "high minus low" of a group without rows, and the average of dates, read beyond what there is.
+    """
+    offer = messages.parse("Features", wire.decode(features()).body)
+    for kind, deadly in _DEADLY_AGGREGATES.items():
+        kept = [option for option in offer.aggregates[kind].aggregates if option.name not in deadly]
+        del offer.aggregates[kind].aggregates[:]
+        offer.aggregates[kind].aggregates.extend(kept)
+    return offer
+
+
+def cut_numbers(message: Message) -> None:
+    """Cut every number of rows, columns or levels in a request to what the engine can count."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_UINT32:
+            setattr(message, field.name, min(value, MOST))
+        elif field.type == field.TYPE_MESSAGE and not field.is_repeated:
+            cut_numbers(value)
+
+
+def check_config(config: Any, types: Mapping[str, int]) -> None:
+    """Check a view's configuration, and complete it where the engine needs more than the client said.
+
+    `types` are those of the table's columns and of the expressions'.
+
+    Raises:
+        Refused: the engine would not survive it.
+    """
+    cut_numbers(config)
+    for term in config.filter:
+        if term.value:
+            continue
+        if term.op not in NEEDS_NO_VALUE:
+            raise Refused(f"filter {term.column!r} {term.op!r} has no value to compare with")
+        term.value.add().null = 0  # as clients send it
+    for column, aggregates in config.aggregates.items():
+        kind = types.get(column, _window_type(config, column, types))
+        if kind is None:
+            continue  # the engine refuses columns that it does not know
+        names = {option.name for option in offered().aggregates[kind].aggregates}
+        wanted = aggregates.aggregations[0] if aggregates.aggregations else ""
+        if wanted not in names:
+            raise Refused(f"aggregate {wanted!r} is not offered for column {column!r}")
+
+
+def _window_type(config: Any, column: str, types: Mapping[str, int]) -> int | None:
+    if column not in config.windows:
+        return None
+    window = config.windows[column]
+    source = types.get(window.source)
+    for option in offered().window_aggregates[source].options if source is not None else ():
+        if option.name == window.op and option.HasField("result_type"):
+            return int(option.result_type)
+    return source
+
+
+def check_state_change(config: Any) -> None:
+    """Check that a view with this configuration can be expanded, collapsed, or set to a depth.
+
+    Raises:
+        Refused: it has no tree; setting the depth of a flat roll-up ended the process.
+    """
+    if not config.group_by or config.group_rollup_mode != _FLAT_ROLLUP:
+        raise Refused("this view is not grouped into a tree")
+
+
+def check_row_deltas(config: Any) -> None:
+    """Check that the engine can send row deltas of a view with this configuration.
+
+    Raises:
+        Refused: computing them for two levels of split_by ended the process.
+    """
+    if len(config.split_by) > 1:
+        raise Refused("row updates of a view with more than one split_by column are not available")
+
+
+def cut_columns(paths: Any, columns: int) -> None:
+    """Cut a range of columns to those that a view has: one that starts beyond them, or beyond its end, is never finished."""
+    paths.start_col = min(paths.start_col, columns)
+    if paths.HasField("end_col"):
+        paths.end_col = max(paths.start_col, paths.end_col)
+
+
+def only_expressions(expressions: Mapping[str, str]) -> Any:
+    """Return a configuration that has expressions and no columns: to describe it, the engine only looks at them."""
+    config = messages.new("Config")
+    config.columns.columns.SetInParent()
+    config.expressions.update(expressions)
+    return config
+
+
+def column_types(spec: TableSpec, expressions: Mapping[str, int]) -> dict[str, int]:
+    """Return the engine's type of each column of a table, and of those that expressions make."""
+    by_word = {"string": STRING, "date": DATE, "datetime": DATETIME, "boolean": BOOLEAN}
+    columns = {name: by_word.get(word, FLOAT if word.startswith("float") else INTEGER) for name, word in spec.schema}
+    return dict(expressions) | columns

@@ -102,7 +102,6 @@ end
 for _, chunk in ipairs(chunks) do redis.call('PERSIST', chunk) end
 for _, blob in ipairs(blobs) do redis.call('HSET', KEYS[7], blob[1], blob[2]) end
 if position ~= '' then
-  redis.call('DEL', manifest)
   redis.call('HSET', manifest, 'position', position, 'body', body)
 end
 

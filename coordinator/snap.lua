@@ -28,7 +28,6 @@ if is_held then
   if present == position or #redis.call('XRANGE', KEYS[2], '(' .. position, present, 'COUNT', 1) > 0 then return 'newer' end
 end
 
-redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'position', position, 'body', ARGV[2])
 for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
 for i = 6, 5 + tonumber(ARGV[5]) do redis.call('EXPIRE', ARGV[i], ARGV[3]) end

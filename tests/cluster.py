@@ -223,8 +223,8 @@ class Cluster:
                 for name in self.running:
                     replica = (await self.status(name))["tables"].get(spec.name)
                     assert replica is not None, f"{name} has no {spec.name}"
-                    found = (replica["state"], replica["position"])
-                    assert found == ("live", top), f"{name} {spec.name}: {replica}, top {top}"
+                    found = (replica["state"], replica["position"], replica["visible"])
+                    assert found == ("live", top, True), f"{name} {spec.name}: {replica}, top {top}"
             return True
 
         await until(all_there, seconds, "all replicas are at the top")

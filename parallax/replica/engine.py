@@ -124,6 +124,11 @@ class EngineTable:
         self._poll_seconds = 0.0  # how long the last poll took
         self._broken: str | None = None  # a poll that failed: the contents are unknown until the next load
 
+    @property
+    def is_visible(self) -> bool:
+        """Say whether readers see all that was applied: nothing waits for a poll."""
+        return self._queued is None
+
     # Writing --------------------------------------------------------------------------------------------------------
 
     async def load(self, spec: TableSpec, data: pa.Table) -> None:

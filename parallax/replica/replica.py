@@ -291,6 +291,7 @@ class Replica:
         return {
             "state": str(self.state),
             "position": text(self.applied),
+            "visible": self.table.is_visible,
             "top": None if self.follower.top is None else text(self.follower.top),
             "lag_records": self.follower.lag_records,
             "lag_seconds": round(self.lag_seconds, 3),

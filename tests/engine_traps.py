@@ -46,6 +46,7 @@ FILLED = (FILL, FILL)
 TRAPS = {
     "a filter without a value": Trap((FILL, view('filter { column: "a" op: "==" }'))),
     "a null filter without a value": Trap((FILL, view('filter { column: "a" op: "is null" }')), is_refused=False),
+    "a date that is no number": Trap((FILL, view('filter { column: "d" op: "==" value { float: nan } }'))),
     "high minus low of nothing": Trap((FILL, view(AVERAGE.format("a", "high minus low") + NOTHING))),
     "the average of dates": Trap((FILL, view(AVERAGE.format("d", "avg")), *FILLED * 4, ("v", 24, "ToText", ""))),
     "an aggregate of another type": Trap((FILL, view(AVERAGE.format("c", "mean")), *FILLED * 4, ("v", 24, "ToText", ""))),

@@ -11,9 +11,10 @@ from typing import Any
 import perspective
 import pyarrow as pa
 import pytest
+from google.protobuf import text_format
 
 from node.gateway import Gateway, messages, safety
-from node.gateway.wire import SERVER_ERROR, Envelope, decode, read_msg_id
+from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, to_ipc
 from parallax.replication.record import Op
@@ -66,6 +67,14 @@ async def test_the_gateway_keeps_it_away(engine: Engine, trap: Trap) -> None:
     assert (said[-1].msg_id, said[-1].number) == (99, 8)
     session.close()
     await gateway.close()
+
+
+@pytest.mark.parametrize(
+    "config", ["filter_op: 2", "group_rollup_mode: -1", "split_rollup_mode: 2", 'sort { column: "a" op: 9 }']
+)
+def test_values_that_no_version_names_are_refused(config: str) -> None:
+    with pytest.raises(Refused, match="not known"):
+        safety.check_config(text_format.Parse(config, messages.new("Config")), {"a": safety.INTEGER})
 
 
 def test_only_aggregates_that_work_are_offered() -> None:

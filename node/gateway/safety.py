@@ -26,7 +26,12 @@ _DEADLY_AGGREGATES = {kind: {"high minus low"} for kind in range(6)} | {
     DATE: {"high minus low", "avg"},
     DATETIME: {"high minus low", "avg"},
 }
-_FLAT_ROLLUP = 0
+_TREE = 0  # the roll-up mode that makes one
+_ENUMS = {"filter_op": 2, "group_rollup_mode": 3, "split_rollup_mode": 2}  # how many values each has
+_SORTS = 9
+
+MOST_MS = 8.64e15
+"""The last moment of a date as clients count, in ms from 1970. A number that is none, as NaN, ends the process."""
 
 
 @cache
@@ -61,12 +66,14 @@ def check_config(config: Any, types: Mapping[str, int]) -> None:
         Refused: the engine would not survive it.
     """
     cut_numbers(config)
+    for name, count in _ENUMS.items():
+        if not 0 <= getattr(config, name) < count:
+            raise Refused(f"{name} {getattr(config, name)} is not known here")
+    for sort in config.sort:
+        if not 0 <= sort.op < _SORTS:
+            raise Refused(f"sort {sort.op} of {sort.column!r} is not known here")
     for term in config.filter:
-        if term.value:
-            continue
-        if term.op not in NEEDS_NO_VALUE:
-            raise Refused(f"filter {term.column!r} {term.op!r} has no value to compare with")
-        term.value.add().null = 0  # as clients send it
+        _check_filter(term, types.get(term.column, _window_type(config, term.column, types)))
     for column, aggregates in config.aggregates.items():
         kind = types.get(column, _window_type(config, column, types))
         if kind is None:
@@ -75,6 +82,16 @@ def check_config(config: Any, types: Mapping[str, int]) -> None:
         wanted = aggregates.aggregations[0] if aggregates.aggregations else ""
         if wanted not in names:
             raise Refused(f"aggregate {wanted!r} is not offered for column {column!r}")
+
+
+def _check_filter(term: Any, kind: int | None) -> None:
+    if not term.value and term.op not in NEEDS_NO_VALUE:
+        raise Refused(f"filter {term.column!r} {term.op!r} has no value to compare with")
+    if not term.value:
+        term.value.add().null = 0  # as clients send it
+    for value in term.value:
+        if kind in (DATE, DATETIME) and value.HasField("float") and not abs(value.float) <= MOST_MS:
+            raise Refused(f"filter {term.column!r} {term.op!r} compares with {value.float}, which is no date")
 
 
 def _window_type(config: Any, column: str, types: Mapping[str, int]) -> int | None:
@@ -94,7 +111,7 @@ def check_state_change(config: Any) -> None:
     Raises:
         Refused: it has no tree; setting the depth of a flat roll-up ended the process.
     """
-    if not config.group_by or config.group_rollup_mode != _FLAT_ROLLUP:
+    if not config.group_by or config.group_rollup_mode != _TREE:
         raise Refused("this view is not grouped into a tree")
 
 

@@ -239,6 +239,7 @@ class Session:
             raise
         if answer is None or answer.number == SERVER_ERROR:
             self._views.pop(client_id, None)
+            await self._delete(view)  # it is not there, but the engine's facade has its id
             self._pass_on(request, answer)
             return
         if self._is_closed or self._views.get(client_id) is not view:

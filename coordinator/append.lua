@@ -3,8 +3,8 @@
 -- Without records and refusals it is the heartbeat: the same comparison, then the true top is published.
 --
 -- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs, 8 trying
--- ARGV: 1 expected top, 2 feed channel, 3 sender, 4 cap of rejected,
---       5 n, then n pairs (id, record)
+-- ARGV: 1 expected top, 2 feed channel, 3 sender, 4 and 5 cap of rejected, in entries and in bytes,
+--       6 n, then n pairs (id, record)
 --       then m, m ingest ids that these records carry
 --       then k, k pairs (ingest id, reason) of refused entries
 --       then b, b groups (position, "name count" as kept in blobs, c, c names of chunks) of payloads beside the log
@@ -27,7 +27,7 @@ if top ~= ARGV[1] then
   return {'no', top, 0, 0, ''}
 end
 
-local at = 5
+local at = 6
 local function count()
   local n = tonumber(ARGV[at])
   at = at + 1
@@ -87,6 +87,13 @@ end
 
 for first = 1, #done, 1000 do
   redis.call('XDEL', ingest, unpack(done, first, math.min(first + 999, #done)))
+end
+
+if #refused > 0 then
+  -- Halved until it fits; the newest stays, however large it is.
+  while redis.call('XLEN', rejected) > 1 and redis.call('MEMORY', 'USAGE', rejected, 'SAMPLES', 0) > tonumber(ARGV[5]) do
+    redis.call('XTRIM', rejected, 'MAXLEN', math.floor(redis.call('XLEN', rejected) / 2))
+  end
 end
 
 if #done > 0 then

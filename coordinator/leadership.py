@@ -152,7 +152,14 @@ class Leadership:
         owner = self._lease.owner
         replica = self._replicas.ensure(spec.name)
         snapshots = Snapshots(self._redis, replica, settings.snapshot_min_bytes)
-        table_log = Log(self._redis, replica.keys, owner, inline_max=settings.inline_max, rejected_max=settings.rejected_max)
+        table_log = Log(
+            self._redis,
+            replica.keys,
+            owner,
+            inline_max=settings.inline_max,
+            rejected_max=settings.rejected_max,
+            rejected_bytes=settings.rejected_bytes,
+        )
         history = History(table_log, replica, snapshots, self.confirm)
         limits = Limits(**{bound.name: getattr(settings, bound.name) for bound in fields(Limits)})
         sequencer = Sequencer(

@@ -30,12 +30,14 @@ class Answer:
 class Log:
     """Append to one table's log."""
 
-    def __init__(self, redis: "Redis", keys: TableKeys, owner: str, *, inline_max: int, rejected_max: int) -> None:
+    def __init__(
+        self, redis: "Redis", keys: TableKeys, owner: str, *, inline_max: int, rejected_max: int, rejected_bytes: int
+    ) -> None:
         self.keys = keys
         self._redis = redis
         self._owner = owner
         self._inline_max = inline_max
-        self._rejected_max = rejected_max
+        self._rejected_caps = (rejected_max, rejected_bytes)
         self._beats = 0
         self._append_script = load_script(redis, "coordinator", "append.lua")
         self._page_script = load_script(redis, "parallax.replica", "page.lua")
@@ -71,7 +73,7 @@ class Log:
         if not records and not carried and not refused:
             self._beats += 1
         keys = self.keys
-        arguments: list[Any] = [str(expected), keys.feed, f"{self._owner}:{self._beats}", self._rejected_max]
+        arguments: list[Any] = [str(expected), keys.feed, f"{self._owner}:{self._beats}", *self._rejected_caps]
         arguments.append(len(records))
         for record in records:
             arguments += (str(record.position), record.encode())

@@ -27,3 +27,6 @@ class CoordinatorSettings(CommonSettings):
     snapshot_min_bytes: int = setting(32 << 20, "Bytes of log that must gather before a snapshot is taken", low=1024)
     verify_seconds: float = setting(0.0, "How often every replica's digest is compared (s); 0: only on demand", low=0)
     rejected_max: int = setting(1_000, "Refused entries that are kept for each table", low=1)
+    rejected_bytes: int = setting(
+        64 << 20, "Bytes of Redis that a table's refused entries may take; the newest is kept in any case", low=1024
+    )

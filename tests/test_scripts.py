@@ -40,7 +40,7 @@ async def append(
     manifest: tuple[str, str, list[str]] | None = None,
     blobs: list[tuple[str, str, list[str]]] = [],  # noqa: B006
 ) -> list[Any]:
-    arguments: list[Any] = [expected, KEYS.feed, "me:1", 3, len(records)]
+    arguments: list[Any] = [expected, KEYS.feed, "me:1", 3, 100_000, len(records)]
     for record in records:
         arguments += record
     arguments += [len(carried), *carried, len(refused)]
@@ -121,6 +121,15 @@ async def test_refusals_alone_write_no_record(redis: Any) -> None:
     assert await redis.xlen(KEYS.log) == 1
     assert await redis.xlen(KEYS.ingest) == 0
     assert await redis.xlen(KEYS.rejected) == 3, "the cap"
+
+
+async def test_rejected_entries_are_capped_in_bytes_too(redis: Any) -> None:
+    for size in (40_000, 40_000, 40_000, 300_000):
+        entry = await redis.xadd(KEYS.ingest, {"data": b"x" * size})
+        assert (await append(redis, "0-0", refused=[(entry, "no")]))[0] == b"yes"
+        kept = [len(fields[b"data"]) for _, fields in await redis.xrange(KEYS.rejected)]
+        assert kept[-1] == size, "the newest is kept, however large"
+        assert kept[:-1] == [] or sum(kept) <= 100_000
 
 
 async def test_thousands_of_entries_are_carried_in_one_call(redis: Any) -> None:

@@ -56,7 +56,7 @@ class Store:
     def snapshot(self) -> None:
         if self.last is not None and self.log:
             # Of the leader's present history: what was before a begin without prev, whose call set a manifest, it is past.
-            begun = max((at for at, record in enumerate(self.log) if record.prev == ORIGIN), default=0)
+            begun = max((at for at, record in enumerate(self.log) if record.prev in (None, ORIGIN)), default=0)
             position = self.rng.choice(self.log[begun:]).position
             if self.manifest and self.holds(self.manifest[0].position) and position < self.manifest[0].position:
                 return  # refused: the present one is newer on this log

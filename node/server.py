@@ -8,6 +8,7 @@ from tornado.web import Application
 
 from node.gateway import Gateway
 from node.gateway.handler import gateway_routes, websocket_settings
+from node.metrics import Metrics, metrics_routes
 from node.pages import page_routes
 from node.settings import NodeSettings
 from parallax.http import Health, health_routes
@@ -38,7 +39,9 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     # 1. Redis, the engine, the gateway.
     redis = connect(settings.redis_url)
     engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads)
-    gateway = Gateway(settings)
+    metrics = Metrics()
+    gateway = Gateway(settings, metrics.observe)
+    metrics.watch(gateway, engine)
 
     # 2. Replicas: the gateway hosts a table as soon as it can be read, and goes on while it is stale.
     def changed(replica: Replica) -> None:
@@ -79,7 +82,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     # 3. The ports, the registry.
     announcer = Announcer(redis, keys, boot, describe)
     internal = listen(
-        Application(health_routes(Health(unready, describe))),
+        Application([*health_routes(Health(unready, describe)), *metrics_routes(metrics)]),
         settings.internal_port,
         settings.bind,
         "PARALLAX_INTERNAL_PORT",
@@ -97,6 +100,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         async with Tasks() as tasks:
             replicas.start()
             tasks.start(announcer.run(), name="registry")
+            tasks.start(gateway.watch(), name="watch over the viewers")
             await stop.wait()
 
             # 4. Drain: no new viewers, and those who are here are handed over.

@@ -150,7 +150,7 @@ async def test_another_shape_is_a_new_generation_and_its_listeners_hear_of_it(ta
     assert heard == [table.generation]
     assert (await table.export()).schema == wider.arrow_schema
     with pytest.raises(StaleGeneration):
-        await table.request(b"", table.generation - 1)
+        await table.request([b""], table.generation - 1)
 
 
 async def test_policy_changes_in_place_but_shape_does_not(table: EngineTable) -> None:
@@ -179,8 +179,8 @@ async def test_the_frame_clock_polls_at_once_after_quiet_and_then_by_frames() ->
     polled: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     table.add_listener(Listener(lambda frames: polled.put_nowait((table.rows, loop.time())), lambda: None))
-    await table.request(MAKE_VIEW, table.generation, opens="v")
-    await table.request(SUBSCRIBE, table.generation)
+    await table.request([MAKE_VIEW], table.generation, opens="v")
+    await table.request([SUBSCRIBE], table.generation)
     started = loop.time()
     async with asyncio.timeout(10):
         for key in "abcdefgh":
@@ -196,8 +196,8 @@ async def test_the_frame_clock_polls_at_once_after_quiet_and_then_by_frames() ->
 async def test_notifications_come_after_the_version_was_raised(table: EngineTable) -> None:
     heard: list[tuple[int, int]] = []
     table.add_listener(Listener(lambda frames: heard.append((len(frames), table.version)), lambda: None))
-    await table.request(MAKE_VIEW, table.generation, opens="v")
-    await table.request(SUBSCRIBE, table.generation)
+    await table.request([MAKE_VIEW], table.generation, opens="v")
+    await table.request([SUBSCRIBE], table.generation)
     version = table.version
     await table.apply([update(id=["k"], a=[1]), update(id=["l"], a=[1])])
     await table.flush()
@@ -205,17 +205,17 @@ async def test_notifications_come_after_the_version_was_raised(table: EngineTabl
 
 
 async def test_dropping_deletes_the_views_and_the_table_can_come_back(table: EngineTable) -> None:
-    await table.request(MAKE_VIEW, table.generation, opens="v")
+    await table.request([MAKE_VIEW], table.generation, opens="v")
     generation = table.generation
     await table.drop()
     assert (table.spec, table.rows) == (None, 0)
     with pytest.raises(StaleGeneration):
-        await table.request(DIMENSIONS, generation)
+        await table.request([DIMENSIONS], generation)
     with pytest.raises(EngineRefused, match="no table"):
         await table.export()
     await table.load(SPEC, _of(SPEC, ["back"]))
     assert [row["id"] for row in await content(table)] == ["back"]
-    answers = await table.request(DIMENSIONS, table.generation)
+    answers = await table.request([DIMENSIONS], table.generation)
     assert b"View not found" in answers.frames[0]
 
 
@@ -277,6 +277,6 @@ async def test_tables_do_not_wait_for_one_another(engine: Engine, table: EngineT
         loading = group.create_task(slow.load(spec, big))
         done = 0
         while not loading.done():
-            await table.request(b"\x08\x01\x12\x01t\x42\x00", table.generation)
+            await table.request([b"\x08\x01\x12\x01t\x42\x00"], table.generation)
             done += 1
     assert done > 20

@@ -20,6 +20,7 @@ from parallax.replica.engine import Engine, to_ipc
 from parallax.replication.record import Op
 from tests.engine_traps import SPEC, TRAPS, Trap, frames, rows
 from tests.processes import PATIENCE, ROOT
+from tests.viewers import Viewer
 
 HANG_SECONDS = 4 * PATIENCE
 
@@ -49,23 +50,22 @@ async def test_the_gateway_keeps_it_away(engine: Engine, trap: Trap) -> None:
     await table.load(SPEC, SPEC.arrow_schema.empty_table())
     gateway = Gateway(NodeSettings())
     gateway.add_table("t", table)
-    said: list[Envelope] = []
-    session = gateway.open(lambda frame: said.append(decode(frame)))
+    viewer = Viewer(gateway)
     async with asyncio.timeout(30 * PATIENCE):
         for frame in frames(trap):
             if frame is None:
                 await table.apply([(Op.UPDATE, to_ipc(rows()))])
                 await table.flush()
             else:
-                await session.receive(frame)
+                await viewer.receive(frame)
         await table.apply([(Op.UPDATE, to_ipc(rows()))])
         await table.flush()
-    answers = [answer for answer in said if answer.number != 21]
+    answers = [answer for answer in map(decode, viewer.frames) if answer.number != 21]
     refused = [answer.msg_id for answer in answers if answer.number == SERVER_ERROR]
     assert bool(refused) == trap.is_refused
-    await session.receive(Envelope(99, "t", 8, b"").encode())
-    assert (said[-1].msg_id, said[-1].number) == (99, 8)
-    session.close()
+    (answer,) = await viewer.ask(8, b"", "t", 99)
+    assert (answer.msg_id, answer.number) == (99, 8)
+    await viewer.close()
     await gateway.close()
 
 

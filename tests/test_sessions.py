@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import perspective
@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.gateway import Gateway
-from node.gateway.session import Session
 from node.gateway.wire import SERVER_ERROR, Envelope, decode, varint
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from tests.processes import until
+from tests.viewers import Viewer
 
 SPEC = TableSpec.declare("t", {"schema": {"id": "string", "n": "integer"}, "index": "id"})
 OTHER = TableSpec.declare("other", {"schema": {"k": "integer"}, "limit": 3})
@@ -38,62 +38,13 @@ class Node:
     table: EngineTable
     other: EngineTable
 
-    def open(self) -> "Viewer":
-        return Viewer(self)
+    def open(self) -> Viewer:
+        return Viewer(self.gateway)
 
     async def engine_views(self) -> int:
         """How many views the engine holds for viewers."""
         await asyncio.sleep(0)
         return len(self.table._views) + len(self.other._views)
-
-
-@dataclass
-class Viewer:
-    """A session, with what was sent to it; `client` is a Perspective client on top."""
-
-    node: Node
-    frames: list[bytes] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.client: perspective.AsyncClient | None = None
-        self.arrived = asyncio.Event()
-        self.session: Session = self.node.gateway.open(self._took)
-        self._pump: asyncio.Task[None] | None = None
-
-    def _took(self, frame: bytes) -> None:
-        self.frames.append(frame)
-        self.arrived.set()
-
-    async def ask(self, number: int, body: bytes = b"", entity: str = "", msg_id: int = 7) -> list[Envelope]:
-        """Send one request as raw bytes, and return what came back."""
-        before = len(self.frames)
-        await self.session.receive(Envelope(msg_id, entity, number, body).encode())
-        return [decode(frame) for frame in self.frames[before:]]
-
-    async def refused(self, number: int, body: bytes = b"", entity: str = "") -> str:
-        """Send a request that must be answered by an error, and return its text."""
-        (answer,) = await self.ask(number, body, entity)
-        assert (answer.msg_id, answer.number) == (7, SERVER_ERROR)
-        return answer.body.decode("utf-8", "replace")
-
-    async def connect(self) -> perspective.AsyncClient:
-        """Put a Perspective client on this session."""
-        self.client = perspective.AsyncClient(self.session.receive)
-        self._pump = asyncio.get_running_loop().create_task(self._hand_over())
-        return self.client
-
-    async def _hand_over(self) -> None:
-        while True:
-            await self.arrived.wait()
-            self.arrived.clear()
-            while self.frames:
-                assert self.client is not None
-                await self.client.handle_response(self.frames.pop(0))
-
-    async def close(self) -> None:
-        self.session.close()
-        if self._pump is not None:
-            self._pump.cancel()
 
 
 @pytest.fixture
@@ -102,7 +53,7 @@ async def node() -> AsyncIterator[Node]:
     table, other = engine.table("t"), engine.table("other")
     await table.load(SPEC, rows(id=["a", "b"], n=[1, 2]))
     await other.load(OTHER, OTHER.arrow_schema.empty_table())
-    gateway = Gateway(NodeSettings(max_views=4))
+    gateway = Gateway(NodeSettings(max_views=4, linger_seconds=0))
     gateway.add_table("t", table)
     gateway.add_table("other", other)
     yield Node(engine, gateway, table, other)
@@ -133,7 +84,7 @@ async def test_a_client_sees_rows_and_their_changes(node: Node) -> None:
     assert (await view.to_columns())["n"] == [12, 1, 5, 6]
     assert await node.engine_views() == 1
     await view.delete()
-    assert await node.engine_views() == 0
+    await until(lambda: _is(node, 0), 5, "the view is deleted")
     await viewer.close()
 
 
@@ -189,7 +140,7 @@ async def test_frames_that_are_no_requests_are_answered_by_an_error(node: Node) 
         b"\x1a\x00\x22\x00",
     ):
         before = len(viewer.frames)
-        await viewer.session.receive(frame)
+        await viewer.receive(frame)
         (answer,) = [decode(sent) for sent in viewer.frames[before:]]
         assert answer.number == SERVER_ERROR
     for number in (2, 42, 49, 50, 51, 10_000):
@@ -219,9 +170,8 @@ async def test_ids_are_the_sessions_own(node: Node) -> None:
         (answer,) = await viewer.ask(6, text(1, "same"), "t", msg_id=3)
         assert (answer.msg_id, answer.number, answer.body) == (3, 6, text(1, "same"))
         assert "already" in await viewer.refused(6, text(1, "same"), "t")
-    assert await node.engine_views() == 2
+    assert await node.engine_views() == 1, "they look at the same"
     await first.close()
-    await until(lambda: _is(node, 1), 5, "only the other's view is left")
     (answer,) = await second.ask(12, b"", "same")
     assert answer.number == 12
     await second.close()
@@ -267,6 +217,7 @@ async def test_a_table_that_goes_takes_its_views_along_and_says_so(node: Node) -
     assert await viewer.ask(34, b"", "v", msg_id=52) == []
     viewer.frames.clear()
     node.gateway.remove_table("t")
+    await viewer.settled()
     said = {(answer.msg_id, answer.number) for answer in map(decode, viewer.frames)}
     assert said == {(50, 0), (51, 29), (52, 34)}
     assert "no view" in await viewer.refused(12, b"", "v")
@@ -275,6 +226,7 @@ async def test_a_table_that_goes_takes_its_views_along_and_says_so(node: Node) -
     assert answer.number == 12
     await node.table.load(WIDER, WIDER.arrow_schema.empty_table())
     node.gateway.add_table("t", node.table)
+    await viewer.settled()
     assert (await viewer.ask(6, text(1, "v"), "t"))[0].number == 6
     await viewer.close()
 
@@ -317,18 +269,18 @@ async def test_no_sequence_of_frames_raises_or_leaves_anything(frames: list[byte
     engine = Engine(frame_seconds=0.001)
     table = engine.table("t")
     await table.load(SPEC, rows(id=["a", "b"], n=[1, 2]))
-    gateway = Gateway(NodeSettings(max_views=4))
+    gateway = Gateway(NodeSettings(max_views=4, linger_seconds=0))
     gateway.add_table("t", table)
-    viewer = Viewer(Node(engine, gateway, table, table))
+    viewer = Viewer(gateway)
     for frame in frames:
-        await viewer.session.receive(frame)
+        await viewer.receive(frame)
     await viewer.close()
 
     async def is_clean() -> bool:
         return not table._views
 
     await until(is_clean, 5, "no view is left")
-    healthy = Viewer(Node(engine, gateway, table, table))
+    healthy = Viewer(gateway)
     (answer,) = await healthy.ask(8, b"", "t")
     assert answer.number == 8
     await healthy.close()

@@ -4,29 +4,42 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections.abc import Callable
 
-from node.gateway.backend import Backend
+from node.gateway.answers import Budget
+from node.gateway.counts import Counts
+from node.gateway.hosted import Hosted
+from node.gateway.outbox import Outbox, Write
 from node.gateway.session import Session
 from node.settings import NodeSettings
-from parallax.replica.engine import EngineTable
+from parallax.replica.engine import MOST_VIEWS, EngineTable
 from parallax.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 LOTS = 20
+SWEEP_SECONDS = 1.0
+LEAVING, SLOW, IDLE = 1012, 4008, 4009
+
+Close = Callable[[int, str], None]
+"""End a viewer's connection with a code and a reason."""
 
 
 class Gateway:
     """All sessions of one node."""
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, observe: Callable[[int, float], None] = lambda number, started: None) -> None:
         self.settings = settings
+        self.observe = observe
+        """Called with the number of each request that was answered, and time.monotonic() when it came."""
+        self.counts = Counts()
+        self.budget = Budget(limit=settings.cache_bytes, largest=settings.cache_max_answer_bytes)
         self.is_draining = False
         self.tasks = Tasks()
-        self._backends: dict[str, Backend] = {}
-        self._sessions: dict[Session, Callable[[], None]] = {}  # and how to close each one's socket
-        self.numbers = itertools.count(1)
+        self._hosted: dict[str, Hosted] = {}
+        self._sessions: dict[Session, Close] = {}
+        self._numbers = itertools.count(1)
 
     @property
     def sessions(self) -> int:
@@ -34,35 +47,54 @@ class Gateway:
         return len(self._sessions)
 
     @property
+    def is_full(self) -> bool:
+        """Say whether no viewer more may come."""
+        return len(self._sessions) >= self.settings.max_sessions
+
+    @property
     def views(self) -> int:
         """How many views all of them have."""
         return sum(session.views for session in self._sessions)
 
     @property
-    def hosted(self) -> list[Backend]:
-        """The tables that can be read, by name."""
-        return [self._backends[name] for name in sorted(self._backends)]
+    def subscriptions(self) -> int:
+        """How many subscriptions all of them have."""
+        return sum(session.subscriptions for session in self._sessions)
 
-    def backend(self, name: str) -> Backend | None:
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait for all of them."""
+        return sum(session.outbox.waiting_bytes for session in self._sessions)
+
+    @property
+    def hosted(self) -> list[Hosted]:
+        """The tables that can be read, by name."""
+        return [self._hosted[name] for name in sorted(self._hosted)]
+
+    def find(self, name: str) -> Hosted | None:
         """Return a hosted table."""
-        return self._backends.get(name)
+        return self._hosted.get(name)
+
+    # Tables ----------------------------------------------------------------------------------------------------------
 
     def add_table(self, name: str, table: EngineTable) -> None:
         """Host a table. Saying so again does nothing, unless it is of another shape than before."""
-        known = self._backends.get(name)
+        known = self._hosted.get(name)
         if known is not None and known.table is table and known.generation == table.generation:
             return
+        self._hosted[name] = Hosted(table, self._numbers, self.settings, self.budget, self.counts, self.tasks)
         if known is not None:
-            self.remove_table(name)
-        self._backends[name] = Backend(table, self.numbers)
+            known.close()
+            for session in list(self._sessions):
+                session.table_made_anew(name)
         self._tell_hosted()
 
     def remove_table(self, name: str) -> None:
         """Host a table no more: its viewers are told."""
-        backend = self._backends.pop(name, None)
-        if backend is None:
+        hosted = self._hosted.pop(name, None)
+        if hosted is None:
             return
-        backend.close()
+        hosted.close()
         for session in list(self._sessions):
             session.table_removed(name)
         self._tell_hosted()
@@ -71,16 +103,65 @@ class Gateway:
         for session in list(self._sessions):
             session.hosted_tables_changed()
 
-    def open(self, send: Callable[[bytes], None], close: Callable[[], None] = lambda: None) -> Session:
-        """Begin a session. `send` takes frames for the viewer and never raises; `close` ends its connection for a drain."""
-        session = Session(self, lambda envelope: send(envelope.encode()))
+    async def is_current(self, name: str, seconds: float) -> bool:
+        """Wait until the table of that name is hosted in its present shape; say whether it is within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            hosted = self._hosted.get(name)
+            if hosted is not None and hosted.generation == hosted.table.generation and hosted.table.spec is not None:
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    def make_room(self) -> bool:
+        """Say whether the engine may get a view more; if it is full, those go that nobody looks at."""
+        if sum(len(hosted.views) for hosted in self._hosted.values()) < MOST_VIEWS:
+            return True
+        for hosted in self._hosted.values():
+            for view in hosted.lingering():
+                hosted.delete(view)
+                return True
+        return False
+
+    # Sessions --------------------------------------------------------------------------------------------------------
+
+    def open(self, write: Write, close: Close = lambda code, reason: None) -> tuple[Session, Outbox]:
+        """Begin a session. `write` takes frames for the viewer, see `Outbox`."""
+        outbox = Outbox(
+            write,
+            lambda: self._close_slow(session),
+            self.counts,
+            rows_limit=self.settings.outbox_bytes,
+            limit=self.settings.outbox_bytes + self.settings.max_answer_bytes,
+        )
+        session = Session(self, outbox)
         self._sessions[session] = close
-        return session
+        return session, outbox
 
     def closed(self, session: Session) -> None:
-        """Forget a session; its views are deleted in the engine."""
-        if self._sessions.pop(session, None) is not None:
-            self.tasks.start(session.delete_views(), name="delete views")
+        """Forget a session that has ended."""
+        self._sessions.pop(session, None)
+
+    def _close_slow(self, session: Session) -> None:
+        close = self._sessions.get(session)
+        if close is not None:
+            log.info("closing a slow viewer: %d bytes wait", session.outbox.waiting_bytes)
+            self.counts.slow_closes += 1
+            session.close()
+            close(SLOW, "too slow")
+
+    async def watch(self) -> None:
+        """Close viewers that accept nothing, and those that neither ask nor listen, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.monotonic()
+            for session, close in list(self._sessions.items()):
+                if session.outbox.waiting_bytes and now - session.outbox.progress_at > self.settings.stall_seconds:
+                    self._close_slow(session)
+                elif now - session.heard_at > self.settings.idle_seconds and not session.subscriptions:
+                    self.counts.idle_closes += 1
+                    session.close()
+                    close(IDLE, "nothing was asked for a long time")
 
     async def drain(self, seconds: float) -> None:
         """Take no new viewers, and hand over those who are here, in small lots over `seconds`."""
@@ -90,12 +171,14 @@ class Gateway:
         size = max(1, -(-len(closers) // LOTS))
         for start in range(0, len(closers), size):
             for close in closers[start : start + size]:
-                close()
+                close(LEAVING, "this node is leaving; connect again")
             if start + size < len(closers):
                 await asyncio.sleep(seconds / LOTS * (0.5 + random.random()))
 
     async def close(self) -> None:
         """End what runs."""
         for session in list(self._sessions):
-            self.closed(session)
+            session.close()
+        for hosted in self._hosted.values():
+            hosted.close()
         await self.tasks.close()

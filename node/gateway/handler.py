@@ -1,36 +1,35 @@
 """The websocket of one viewer."""
 
 import asyncio
-import logging
-import time
+import socket
+import struct
+from collections.abc import Awaitable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketHandler
 
 from node.gateway.gateway import Gateway
+from node.gateway.outbox import LOT_BYTES, Frame
 from node.gateway.session import Session
 from node.settings import NodeSettings
 
-log = logging.getLogger(__name__)
-
-PING_SECONDS = 20
-LOW_WATER_BYTES = 1 << 20
-GOING_AWAY, SLOW, UNSUPPORTED = 1012, 4008, 1003
+UNSUPPORTED = 1003
+FINAL, BINARY, CONTINUATION = 0x80, 0x2, 0x0
+"""Of a websocket frame's first byte, RFC 6455, section 5.2."""
+UNSENT_BYTES = 1 << 17
+"""What the kernel holds unsent for one viewer: the less, the newer is what a slow viewer gets."""
 
 
 class ViewerHandler(WebSocketHandler):
-    """Hands frames to the session and back; bounded in what waits for the viewer."""
+    """Hands frames to the session and back."""
 
     def initialize(self, gateway: Gateway, settings: NodeSettings) -> None:
         """Take over what the route says."""
         self.gateway = gateway
         self._settings = settings
         self.session: Session | None = None
-        self._waiting_bytes = 0  # handed to the socket, not yet taken by the system; at most outbox_bytes
-        self._progress_at = 0.0
-        self._has_room = asyncio.Event()
-        self._has_room.set()
 
     def check_origin(self, origin: str) -> bool:
         """Say whether a page of `origin` may connect: our own, or one that the settings allow."""
@@ -42,61 +41,88 @@ class ViewerHandler(WebSocketHandler):
         )
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse new viewers while draining."""
-        if self.gateway.is_draining:
+        """Refuse new viewers while draining, and when there are too many."""
+        if self.gateway.is_draining or self.gateway.is_full:
+            self.gateway.counts.full_refusals += not self.gateway.is_draining
             self.set_status(503)
-            await self.finish("draining\n")
+            self.set_header("Retry-After", "1")
+            await self.finish("draining\n" if self.gateway.is_draining else "this node has as many viewers as it may have\n")
             return
         await super().get(*args, **kwargs)
 
     def open(self, *args: str, **kwargs: str) -> None:
         """Begin a session."""
+        assert self.ws_connection is not None
         self.set_nodelay(True)
-        self.session = self.gateway.open(self._send, lambda: self.close(GOING_AWAY, "this node is leaving; connect again"))
+        stream = self.ws_connection.stream
+        assert stream is not None
+        self._stream = stream
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self.session, self._outbox = self.gateway.open(self._write, self.close)
 
-    async def on_message(self, message: str | bytes) -> None:
-        """Handle a frame; the next is read when this one is answered, and the viewer took in most of what waits for it."""
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
+        """Handle a frame; the next is read when the viewer may ask for more."""
         if not isinstance(message, bytes):
             self.close(UNSUPPORTED, "only binary messages")
-            return
-        if self.session is not None:
-            await self.session.receive(message)
-            await self._has_room.wait()
+        elif self.session is not None:
+            self.session.receive(message)
+            if not self.session.may_ask:
+                return self.session.turn()
+        return None
 
     def on_close(self) -> None:
         """End the session."""
-        self._has_room.set()
         if self.session is not None:
             self.session.close()
             self.session = None
 
-    def _send(self, frame: bytes) -> None:
-        if self.ws_connection is None or self.session is None:
-            return
-        now = time.monotonic()
-        if self._waiting_bytes == 0:
-            self._progress_at = now
-        is_stalled = now - self._progress_at > self._settings.stall_seconds
-        if is_stalled or (self._waiting_bytes and self._waiting_bytes + len(frame) > self._settings.outbox_bytes):
-            log.info("closing a slow viewer: %d bytes wait", self._waiting_bytes)
-            self.close(SLOW, "too slow")
-            return
-        try:
-            written = self.write_message(frame, binary=True)
-        except WebSocketClosedError:
-            return
-        self._waiting_bytes += len(frame)
-        if self._waiting_bytes > LOW_WATER_BYTES:
-            self._has_room.clear()
-        written.add_done_callback(lambda done: self._written(done, len(frame)))
+    # Past Tornado's `write_message`, which takes one message at a time, and copies it.
 
-    def _written(self, done: "asyncio.Future[None]", size: int) -> None:
-        if not done.cancelled():
-            done.exception()  # a closed socket; on_close says the same
-        self._waiting_bytes -= size
-        self._progress_at = time.monotonic()
-        if self._waiting_bytes <= LOW_WATER_BYTES:
-            self._has_room.set()
+    def _write(self, frames: Sequence[Frame]) -> "asyncio.Future[None] | None":
+        connection = self.ws_connection
+        if connection is None or connection.is_closing():
+            return None
+        if len(frames) == 1 and len(frames[0].body) > LOT_BYTES:
+            return self.gateway.tasks.start(self._write_large(frames[0]), name="a large answer")
+        parts: list[bytes] = []
+        size = 0
+        for first, second in frames:
+            length = len(first) + len(second)
+            size += length
+            parts += (_header(FINAL | BINARY, length), first, second)
+        try:
+            written = self._stream.write(b"".join(parts))
+        except StreamClosedError:
+            return None
+        if written.done():
+            self._outbox.accepted(size)
+        else:
+            written.add_done_callback(lambda _: self._outbox.accepted(size))
+        return written
+
+    async def _write_large(self, frame: Frame) -> None:
+        """Send a frame in fragments, between which the connection's own pings find their place."""
+        rest = memoryview(frame.body)
+        lead, kind = frame.head, BINARY
+        try:
+            while rest or lead:
+                part, rest = rest[:LOT_BYTES], rest[LOT_BYTES:]
+                size = len(lead) + len(part)
+                self._stream.write(_header(kind if rest else kind | FINAL, size) + lead)
+                await self._stream.write(part)
+                self._outbox.accepted(size)
+                lead, kind = b"", CONTINUATION
+        except StreamClosedError:
+            return
+
+
+def _header(first: int, length: int) -> bytes:
+    if length < 126:
+        return bytes((first, length))
+    if length < 1 << 16:
+        return struct.pack(">BBH", first, 126, length)
+    return struct.pack(">BBQ", first, 127, length)
 
 
 def gateway_routes(gateway: Gateway, settings: NodeSettings) -> list[Any]:
@@ -107,7 +133,7 @@ def gateway_routes(gateway: Gateway, settings: NodeSettings) -> list[Any]:
 def websocket_settings(settings: NodeSettings) -> dict[str, Any]:
     """Return what the Tornado application needs to know for its websockets."""
     return {
-        "websocket_ping_interval": PING_SECONDS,
-        "websocket_ping_timeout": PING_SECONDS,
+        "websocket_ping_interval": settings.ping_seconds,
+        "websocket_ping_timeout": settings.ping_seconds,
         "websocket_max_message_size": settings.max_message_bytes,
     }

@@ -68,6 +68,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "ToCsv": ("viewport 1 Viewport",),
     "MinMax": ("column_name 1 string",),
     "OnUpdate": ("mode 1 enum",),
+    "Error": ("message 1 string", "status 2 enum"),
     "RowIndex": ("row_index 1 uint32",),
     "Depth": ("depth 1 uint32",),
     # Of answers, what is read or changed on the way.

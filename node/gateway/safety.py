@@ -4,6 +4,7 @@ Perspective trusts its clients: well-formed requests end the process (a segmenta
 here stands for one that was measured on 5.6.1 and has its test in `tests/test_engine_facts.py`, which tells when it may go.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -115,14 +116,30 @@ def check_state_change(config: Any) -> None:
         raise Refused("this view is not grouped into a tree")
 
 
-def check_row_deltas(config: Any) -> None:
-    """Check that the engine can send row deltas of a view with this configuration.
+def has_row_deltas(config: Any) -> bool:
+    """Say whether the engine can send row deltas of a view with this configuration.
 
-    Raises:
-        Refused: computing them for two levels of split_by ended the process.
+    Computing them for two levels of split_by ended the process.
     """
-    if len(config.split_by) > 1:
-        raise Refused("row updates of a view with more than one split_by column are not available")
+    return len(config.split_by) <= 1
+
+
+_AGEING_AGGREGATES = frozenset({"any", "last", "dominant", "median", "q1", "q3", "high", "low"})
+_AGEING_FUNCTIONS = re.compile(r"\b(vlookup|random|now|today)\s*\(", re.IGNORECASE)
+
+
+def depends_on_age(config: Any, *, is_indexed: bool) -> bool:
+    """Say whether two views of this configuration, made at different times, can give different answers.
+
+    Measured, see `tests/test_engine_ages.py`; neither the order of rows that compare equal nor the last bits of sums count.
+    """
+    if any(_AGEING_FUNCTIONS.search(text) for text in config.expressions.values()):
+        return True
+    if is_indexed and any(name in config.expressions for name in (*config.group_by, *config.split_by)):
+        return True
+    return bool(config.group_by) and any(
+        _AGEING_AGGREGATES.intersection(aggregates.aggregations[:1]) for aggregates in config.aggregates.values()
+    )
 
 
 def cut_columns(paths: Any, columns: int) -> None:

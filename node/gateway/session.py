@@ -1,67 +1,79 @@
-"""One viewer: its requests are checked, put to the engine under our ids, and answered under its own."""
+"""One viewer: its requests are checked, answered from shared views, and put under its own ids."""
 
+import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node.gateway import messages, safety
-from node.gateway.backend import Backend
-from node.gateway.wire import SERVER_ERROR, Envelope, Malformed, Refused, Status, decode, error
-from parallax.replica.engine import MOST_VIEWS, StaleGeneration
+from node.gateway.answers import Answer
+from node.gateway.hosted import Hosted
+from node.gateway.outbox import Frame, Outbox
+from node.gateway.requests import (
+    CHANGE_STATE,
+    COLUMN_PATHS,
+    DESCRIBE,
+    DIMENSIONS,
+    ENDS_ON_DELETE,
+    FEATURES,
+    HOSTED,
+    HOSTED_END,
+    MAKE_PORT,
+    MAKE_VIEW,
+    OF_TABLES,
+    ON_DELETE,
+    ON_REMOVE,
+    PORT,
+    SUBSCRIBE,
+    SYSTEM_INFO,
+    SYSTEM_INFO_ANSWER,
+    TABLE_READS,
+    TABLE_SCHEMA,
+    TABLE_SIZE,
+    UNSUBSCRIBE,
+    VALIDATE,
+    VIEW_DELETE,
+    VIEW_READS,
+    WRITES,
+    canonical,
+    is_cheap,
+)
+from node.gateway.shared_view import PLAIN, REMOVED, ROWS, Subscription
+from node.gateway.views import View, Views, bound_subscriptions
+from node.gateway.wire import Envelope, Malformed, Refused, Status, decode, error, head
+from parallax.replica.engine import StaleGeneration
 
 if TYPE_CHECKING:
     from node.gateway.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
-FEATURES, HOSTED, HOSTED_END, MAKE_PORT, MAKE_VIEW = 3, 4, 37, 5, 6
-VALIDATE, DESCRIBE, SYSTEM_INFO, VIEW_DELETE = 9, 41, 17, 11
-COLUMN_PATHS, DIMENSIONS, ON_UPDATE = 10, 12, 21
-CHANGE_STATE = {18, 19, 23}  # collapse, expand, depth
-TABLE_READS = {7: "Empty", 8: "Empty", VALIDATE: "ValidateExpressions", DESCRIBE: "Describe"}
-VIEW_READS = {
-    10: "ColumnPaths",
-    12: "Empty",
-    13: "Empty",
-    14: "Empty",
-    15: "Empty",
-    16: "ToArrow",
-    18: "RowIndex",
-    19: "RowIndex",
-    20: "MinMax",
-    23: "Depth",
-    24: "ToText",
-    25: "ToCsv",
-    26: "ToText",
-    36: "ToText",
-}
-SUBSCRIBE = {21: "OnUpdate", 39: "Empty"}  # to a view; 22 and 40 end it
-UNSUBSCRIBE = {22: 21, 40: 39}
-ON_DELETE = {29: 30, 34: 35}  # of a table, of a view; and what ends it
-WRITES = {27: "MakeTable", 38: "MakeJoinTable", 28: "TableDelete", 31: "TableRemove", 32: "TableReplace", 33: "TableUpdate"}
-PORT = b"\x08\x01"
-SYSTEM_INFO_ANSWER = b"\x08\x00\x10\x00"
-
-
-@dataclass(slots=True)
-class View:
-    """A view of this session: the engine knows it under another id."""
-
-    backend: Backend
-    engine_id: str
-    config: Any  # as it was checked
-    subscriptions: dict[int, tuple[int, int]] = field(default_factory=dict)  # the client's msg_id -> (kind, the engine's)
+MOST_WAITING = 64
+"""Requests of one viewer that may wait for the engine; with more, the next is not read from the socket."""
+REMAKE_SECONDS = 2.0
+"""How long a request waits for a table that is made anew with another shape."""
 
 
 class Session:
-    """One viewer's websocket, without the websocket. Requests are handled one after the other, in their order."""
+    """One viewer's websocket, without the websocket.
 
-    def __init__(self, gateway: "Gateway", send: Callable[[Envelope], None]) -> None:
+    Requests about one view are handled in their order, and one after the other; different views do not wait for each other.
+    """
+
+    def __init__(self, gateway: "Gateway", outbox: Outbox) -> None:
+        self.outbox = outbox
+        self.heard_at = time.monotonic()
         self._gateway = gateway
-        self._send = send
-        self._views: dict[str, View] = {}  # by the client's id; at most `max_views`
-        self._on_delete: dict[int, tuple[int, str]] = {}  # the client's msg_id -> (kind, entity); at most as many
+        self._views = Views(gateway, outbox)
+        self._chains: dict[tuple[bool, str], deque[Callable[[], Any]]] = {}  # what waits, by (of a table?, entity)
+        self._tasks: dict[tuple[bool, str], asyncio.Task[None]] = {}  # one for each chain
+        self._waiting = 0
+        self._has_turn = asyncio.Event()  # cleared while more than MOST_WAITING requests wait
+        self._has_turn.set()
+        self._on_delete: dict[int, tuple[int, str]] = {}  # the client's msg_id -> (kind, entity)
         self._hosted_subscriptions: set[int] = set()
         self._is_closed = False
 
@@ -70,59 +82,130 @@ class Session:
         """How many views the viewer has."""
         return len(self._views)
 
-    async def receive(self, frame: bytes) -> None:
-        """Handle one frame, answered when this returns. Nothing that a frame holds makes it raise."""
+    @property
+    def subscriptions(self) -> int:
+        """How many subscriptions the viewer has."""
+        return self._views.subscriptions + len(self._on_delete) + len(self._hosted_subscriptions)
+
+    @property
+    def may_ask(self) -> bool:
+        """Say whether the next request may be read from the socket."""
+        return self._waiting < MOST_WAITING and self.outbox.has_room
+
+    async def turn(self) -> None:
+        """Wait until it may."""
+        await self._has_turn.wait()
+        await self.outbox.room()
+
+    def receive(self, frame: bytes) -> None:
+        """Take in one frame; the answer goes to the outbox, at once or later. Nothing that a frame holds makes it raise."""
+        self.heard_at = started = time.monotonic()
         try:
             request = decode(frame)
         except Malformed as wrong:
-            self._answer(error(wrong.msg_id, wrong.entity_id, str(wrong)))
+            self._gateway.counts.refused += 1
+            self._send(error(wrong.msg_id, wrong.entity_id, str(wrong)))
             return
         try:
-            await self._handle(request)
-        except Refused as refusal:
-            self._answer(error(request.msg_id, request.entity_id, str(refusal), refusal.status))
-        except (messages.DecodeError, messages.UnknownFields) as wrong:
-            self._answer(error(request.msg_id, request.entity_id, f"request {request.number} is not readable: {wrong}"))
-        except StaleGeneration:
-            text = f"{request.entity_id!r} is gone: its table was dropped, or changed its schema"
-            self._answer(error(request.msg_id, request.entity_id, text, Status.VIEW_NOT_FOUND))
-        except Exception:  # one request must not cost a viewer the connection
-            log.exception("request %d could not be handled", request.number)
-            self._answer(error(request.msg_id, request.entity_id, "the request could not be handled"))
+            message = messages.parse("MakeView", request.body) if request.number == MAKE_VIEW else None
+            entity = request.entity_id if message is None else message.view_id
+            key = (request.number in OF_TABLES, entity)
+            if key not in self._chains and message is None and self._at_once(request):
+                self._gateway.observe(request.number, started)
+                return
+        except Exception as wrong:  # noqa: BLE001 - answered
+            self._answer_error(request, wrong)
+            return
+        self._enqueue(key, lambda: self._handle(request, message, started))
 
     def close(self) -> None:
-        """End the session; its views are deleted in their turn."""
+        """End the session; its views are let go."""
+        if self._is_closed:
+            return
         self._is_closed = True
+        self.outbox.close()
+        self._has_turn.set()
+        for task in self._tasks.values():
+            task.cancel()
+        self._views.clear()
         self._gateway.closed(self)
 
-    async def delete_views(self) -> None:
-        """Delete all views in the engine."""
-        for client_id in list(self._views):
-            view = self._views.pop(client_id)
-            await self._delete(view)
+    # Order -----------------------------------------------------------------------------------------------------------
 
-    # What happens to tables ----------------------------------------------------------------------------------------
+    def _enqueue(self, key: tuple[bool, str], job: Callable[[], Any]) -> None:
+        self._waiting += 1
+        if self._waiting >= MOST_WAITING:
+            self._has_turn.clear()
+        chain = self._chains.get(key)
+        if chain is None:
+            chain = self._chains[key] = deque()
+            self._tasks[key] = self._gateway.tasks.start(self._work(key, chain), name="requests of a viewer")
+        chain.append(job)
 
-    def hosted_tables_changed(self) -> None:
-        """Tell a viewer who asked for it."""
-        for msg_id in self._hosted_subscriptions:
-            self._answer(Envelope(msg_id, "", 0, b""))
+    async def _work(self, key: tuple[bool, str], chain: deque[Callable[[], Any]]) -> None:
+        try:
+            while chain:
+                await self.outbox.room()
+                await chain.popleft()()
+                self._waiting -= 1
+                if self._waiting < MOST_WAITING:
+                    self._has_turn.set()
+        finally:
+            del self._chains[key]
+            del self._tasks[key]
 
-    def table_removed(self, name: str) -> None:
-        """Tell the viewer that a table, and its views of it, are no more."""
-        gone = {client_id for client_id, view in self._views.items() if view.backend.table.name == name}
-        for client_id in gone:
-            del self._views[client_id]
-        for msg_id, (kind, entity) in list(self._on_delete.items()):
-            if (kind == 29 and entity == name) or (kind == 34 and entity in gone):
-                del self._on_delete[msg_id]
-                self._answer(Envelope(msg_id, entity, kind, b""))
+    async def _handle(self, request: Envelope, message: Any, started: float) -> None:
+        try:
+            try:
+                await self._perform(request, message)
+            except StaleGeneration:
+                if not await self._made_anew(request):
+                    raise
+                await self._perform(request, message)
+        except Exception as wrong:  # noqa: BLE001 - answered: one request must not cost a viewer the connection
+            self._answer_error(request, wrong)
+        self._gateway.observe(request.number, started)
 
-    # Requests --------------------------------------------------------------------------------------------------------
+    def _answer_error(self, request: Envelope, wrong: Exception) -> None:
+        status = Status.SERVER_ERROR
+        match wrong:
+            case Refused():
+                text, status = str(wrong), wrong.status
+            case messages.DecodeError() | messages.UnknownFields():
+                text = f"request {request.number} is not readable: {wrong}"
+            case StaleGeneration():
+                text = f"{request.entity_id!r} is gone: its table was dropped, or changed its schema"
+                status = Status.VIEW_NOT_FOUND
+            case _:
+                log.error("request %d could not be handled", request.number, exc_info=wrong)
+                text = "the request could not be handled"
+        self._gateway.counts.refused += 1
+        self._send(error(request.msg_id, request.entity_id, text, status))
 
-    async def _handle(self, request: Envelope) -> None:
+    # Requests that need not wait -------------------------------------------------------------------------------------
+
+    def _at_once(self, request: Envelope) -> bool:
+        """Answer a request now if that can be done without waiting; say whether it was."""
         number = request.number
-        if number == FEATURES:
+        if number in VIEW_READS:
+            view = self._view(request)
+            if number in CHANGE_STATE:
+                return False
+            body = canonical(VIEW_READS[number], request.body)
+            answer = view.hosted.read_at_once(
+                view.shared.answers, number, body, is_cheap=is_cheap(number, body, view.config)
+            )
+            if answer is None:
+                return False
+            self._pass_on(request, answer)
+        elif number in (TABLE_SCHEMA, TABLE_SIZE):
+            hosted = self._table(request)
+            body = canonical("Empty", request.body)
+            table_answer = hosted.read_at_once(hosted.answers, number, body, is_cheap=True)
+            if table_answer is None:
+                return False
+            self._pass_on(request, table_answer)
+        elif number == FEATURES:
             self._reply(request, messages.encode(safety.offered()))
         elif number == HOSTED:
             self._hosted(request)
@@ -134,35 +217,28 @@ class Session:
         elif number == MAKE_PORT:
             self._table(request)
             self._reply(request, PORT)  # a port of the engine would leak; this number stands on no notification
-        elif number == MAKE_VIEW:
-            await self._make_view(request)
-        elif number in TABLE_READS:
-            await self._read_table(request)
-        elif number in VIEW_READS:
-            await self._read_view(request)
-        elif number == VIEW_DELETE:
-            await self._delete_view(request)
-        elif number in SUBSCRIBE:
-            await self._subscribe(request)
-        elif number in UNSUBSCRIBE:
-            await self._unsubscribe(request)
         elif number in ON_DELETE:
             self._watch_deletion(request)
-        elif number in ON_DELETE.values():
+        elif number in ENDS_ON_DELETE:
             self._on_delete.pop(messages.parse("Id", request.body).id, None)
             self._reply(request, b"")
+        elif number in UNSUBSCRIBE:
+            self._unsubscribe(request)
         elif number in WRITES:
             raise Refused(f"{WRITES[number]} is refused: tables are read-only for viewers")
-        else:
+        elif number not in TABLE_READS and number not in SUBSCRIBE and number != VIEW_DELETE:
             raise Refused(f"unknown request {number}" if number else "a request without a body")
+        else:
+            return False
+        return True
 
     def _hosted(self, request: Envelope) -> None:
-        subscribe = messages.parse("HostedTables", request.body).subscribe
-        if subscribe:
+        if messages.parse("HostedTables", request.body).subscribe:
+            self._bound(len(self._hosted_subscriptions))
             self._hosted_subscriptions.add(request.msg_id)
         answer = messages.new("Hosted")
-        for backend in self._gateway.hosted:
-            spec = backend.table.spec
+        for hosted in self._gateway.hosted:
+            spec = hosted.table.spec
             if spec is None:
                 continue
             info = answer.table_infos.add(entity_id=spec.name)
@@ -172,169 +248,137 @@ class Session:
                 info.limit = spec.limit
         self._reply(request, messages.encode(answer))
 
-    async def _read_table(self, request: Envelope) -> None:
-        backend, number = self._table(request), request.number
-        message = messages.parse(TABLE_READS[number], request.body)
-        if number == DESCRIBE:
-            self._reply(request, messages.encode(await self._describe(backend, message.config)))
-        elif number == VALIDATE:  # of clients up to 5.5
-            self._reply(request, messages.encode(await self._validate(backend, message.expressions)))
-        else:
-            self._pass_on(request, await backend.ask(request.entity_id, number, messages.encode(message)))
-
-    async def _describe(self, backend: Backend, config: Any) -> Any:
-        """Return what the engine says of a configuration; what it would not survive is said in the same way."""
-        found = await backend.describe(safety.only_expressions(config.expressions))
-        if found.expression_errors:
-            return found
-        try:
-            safety.check_config(config, safety.column_types(backend.spec, found.expression_schema))
-        except Refused as refused:
-            found.config_error = str(refused)
-            return found
-        return await backend.describe(config)
-
-    async def _validate(self, backend: Backend, expressions: Any) -> Any:
-        found = await backend.describe(safety.only_expressions(expressions))
-        if found.config_error:
-            raise Refused(found.config_error)
-        validated = messages.new("ValidatedExpressions")
-        validated.expression_alias.update(expressions)
-        validated.expression_schema.update(found.expression_schema)
-        for name, problem in found.expression_errors.items():
-            validated.errors[name].CopyFrom(problem)
-        return validated
-
-    async def _read_view(self, request: Envelope) -> None:
-        view, number = self._view(request), request.number
-        message = messages.parse(VIEW_READS[number], request.body)
-        safety.cut_numbers(message)
-        if number in CHANGE_STATE:
-            safety.check_state_change(view.config)
-        if number == COLUMN_PATHS and message.HasField("start_col"):
-            dimensions = await view.backend.ask(view.engine_id, DIMENSIONS, b"")
-            if dimensions is not None and dimensions.number == DIMENSIONS:
-                safety.cut_columns(message, messages.parse("Dimensions", dimensions.body).num_view_columns)
-        self._pass_on(request, await view.backend.ask(view.engine_id, number, messages.encode(message)))
-
-    async def _make_view(self, request: Envelope) -> None:
-        backend = self._table(request)
-        message = messages.parse("MakeView", request.body)
-        client_id = message.view_id
-        if not client_id:
-            raise Refused("a view needs an id")
-        if client_id in self._views:
-            raise Refused(f"this session has a view {client_id!r} already")
-        if len(self._views) >= self._gateway.settings.max_views:
-            raise Refused(f"this session has {len(self._views)} views; more are not allowed (PARALLAX_MAX_VIEWS)")
-        if self._gateway.views >= MOST_VIEWS:
-            raise Refused(f"this node holds {self._gateway.views} views and can hold no more; try again later")
-        engine_id = message.view_id = backend.new_view_id()
-        view = self._views[client_id] = View(backend, engine_id, message.config)
-        try:
-            await self._check_config(backend, message.config)
-            answer = await backend.ask(request.entity_id, MAKE_VIEW, messages.encode(message), opens=engine_id)
-        except BaseException:
-            self._views.pop(client_id, None)
-            raise
-        if answer is None or answer.number == SERVER_ERROR:
-            self._views.pop(client_id, None)
-            await self._delete(view)  # it is not there, but the engine's facade has its id
-            self._pass_on(request, answer)
-            return
-        if self._is_closed or self._views.get(client_id) is not view:
-            await self._delete(view)
-            return
-        made = messages.new("MadeView")
-        made.view_id = client_id
-        self._reply(request, messages.encode(made))
-
-    async def _check_config(self, backend: Backend, config: Any) -> None:
-        made: Any = {}
-        if config.expressions:
-            found = await backend.describe(safety.only_expressions(config.expressions))
-            for name, problem in found.expression_errors.items():
-                raise Refused(f"expression {name!r}: {problem.error_message}")
-            made = found.expression_schema
-        safety.check_config(config, safety.column_types(backend.spec, made))
-
-    async def _delete_view(self, request: Envelope) -> None:
-        view = self._view(request)
-        del self._views[request.entity_id]
-        await self._delete(view)
-        for msg_id, (kind, entity) in list(self._on_delete.items()):
-            if kind == 34 and entity == request.entity_id:
-                del self._on_delete[msg_id]
-                self._answer(Envelope(msg_id, entity, kind, b""))
-        self._reply(request, b"")
-
-    async def _delete(self, view: View) -> None:
-        for _, engine_msg_id in view.subscriptions.values():
-            view.backend.unsubscribe(engine_msg_id)
-        try:
-            await view.backend.ask(view.engine_id, VIEW_DELETE, b"", closes=view.engine_id)
-        except StaleGeneration:
-            log.debug("view %s went with its table", view.engine_id)
-
-    async def _subscribe(self, request: Envelope) -> None:
-        view = self._view(request)
-        message = messages.parse(SUBSCRIBE[request.number], request.body)
-        takes_rows = request.number != ON_UPDATE or message.HasField("mode")
-        if takes_rows and request.number == ON_UPDATE:
-            safety.check_row_deltas(view.config)
-        if len(view.subscriptions) >= self._gateway.settings.max_views:
-            raise Refused("too many subscriptions to one view")
-
-        def notify(frame: Envelope) -> None:
-            # The engine sends rows to all subscribers of a view once one of them wants rows.
-            body = frame.body if takes_rows or frame.number != ON_UPDATE else b""
-            self._answer(Envelope(request.msg_id, request.entity_id, frame.number, body))
-
-        body = messages.encode(message)
-        engine_msg_id = await view.backend.subscribe(view.engine_id, request.number, body, notify)
-        view.subscriptions[request.msg_id] = (request.number, engine_msg_id)
-
-    async def _unsubscribe(self, request: Envelope) -> None:
-        view = self._view(request)
-        subscription = view.subscriptions.pop(messages.parse("Id", request.body).id, None)
-        if subscription is not None:
-            body = messages.new("Id")
-            body.id = subscription[1]
-            await view.backend.ask(view.engine_id, request.number, messages.encode(body))
-            view.backend.unsubscribe(subscription[1])
-        self._reply(request, b"")
-
     def _watch_deletion(self, request: Envelope) -> None:
         if request.number == 29:
             self._table(request)
         else:
             self._view(request)
-        if len(self._on_delete) >= 4 * self._gateway.settings.max_views:
-            raise Refused("too many subscriptions")
+        self._bound(len(self._on_delete))
         self._on_delete[request.msg_id] = (request.number, request.entity_id)
+
+    def _unsubscribe(self, request: Envelope) -> None:
+        self._views.unsubscribe(self._view(request), messages.parse("Id", request.body).id)
+        self._reply(request, b"")
+
+    # Requests that may have to wait ----------------------------------------------------------------------------------
+
+    async def _perform(self, request: Envelope, message: Any) -> None:
+        number = request.number
+        if number == MAKE_VIEW:
+            await self._views.make(self._table(request), message.view_id, message.config)
+            made = messages.new("MadeView")
+            made.view_id = message.view_id
+            self._reply(request, messages.encode(made))
+        elif number in CHANGE_STATE:
+            parsed = messages.parse(VIEW_READS[number], request.body)
+            safety.cut_numbers(parsed)
+            self._pass_on(request, await self._views.change_state(self._view(request), number, messages.encode(parsed)))
+        elif number in VIEW_READS:
+            view = self._view(request)
+            parsed = messages.parse(VIEW_READS[number], request.body)
+            safety.cut_numbers(parsed)
+            if number == COLUMN_PATHS and parsed.HasField("start_col"):
+                dimensions = await view.hosted.read(view.shared.answers, DIMENSIONS, b"")
+                if dimensions.number == DIMENSIONS:
+                    safety.cut_columns(parsed, messages.parse("Dimensions", dimensions.body).num_view_columns)
+            self._pass_on(request, await view.hosted.read(view.shared.answers, number, messages.encode(parsed)))
+        elif number in TABLE_READS:
+            await self._read_table(request)
+        elif number in SUBSCRIBE:
+            message = messages.parse(SUBSCRIBE[number], request.body)
+            kind = REMOVED if number == ON_REMOVE else ROWS if message.HasField("mode") else PLAIN
+            subscription = Subscription(self.outbox, request.msg_id, request.entity_id, number, kind)
+            await self._views.subscribe(self._view(request), request.msg_id, subscription)
+        elif number == VIEW_DELETE:
+            self._view(request)
+            self._end(request.entity_id)
+            self._reply(request, b"")
+        elif not self._at_once(request):
+            raise Refused(f"request {number} could not be answered")
+
+    async def _read_table(self, request: Envelope) -> None:
+        hosted, number = self._table(request), request.number
+        message = messages.parse(TABLE_READS[number], request.body)
+        if number == DESCRIBE:
+            self._reply(request, messages.encode(await hosted.describe_safely(message.config)))
+        elif number == VALIDATE:  # of clients up to 5.5
+            self._reply(request, messages.encode(await hosted.validate(message.expressions)))
+        else:
+            self._pass_on(request, await hosted.read(hosted.answers, number, messages.encode(message)))
+
+    # What happens to tables ------------------------------------------------------------------------------------------
+
+    def hosted_tables_changed(self) -> None:
+        """Tell a viewer who asked for it."""
+        for msg_id in self._hosted_subscriptions:
+            self._send(Envelope(msg_id, "", 0, b""))
+
+    def table_removed(self, name: str) -> None:
+        """Tell the viewer that a table, and its views of it, are no more."""
+        self._tell_deleted(29, name)
+        for client_id in self._views.of_table(name):
+            self._end(client_id)
+
+    def table_made_anew(self, name: str) -> None:
+        """Make the views of a table again, now that it has another shape."""
+        for client_id in self._views.of_table(name):
+            self._enqueue((False, client_id), partial(self._make_again, client_id))
+
+    async def _make_again(self, client_id: str) -> None:
+        name = self._views.table_of(client_id)
+        if not await self._views.make_again(client_id):
+            self._end(client_id)
+            self._tell_deleted(29, name)
+
+    def _end(self, client_id: str) -> None:
+        if self._views.delete(client_id):
+            self._tell_deleted(34, client_id)
+
+    def _tell_deleted(self, kind: int, entity: str) -> None:
+        for msg_id, watched in list(self._on_delete.items()):
+            if watched == (kind, entity):
+                del self._on_delete[msg_id]
+                self._send(Envelope(msg_id, entity, kind, b""))
+
+    async def _made_anew(self, request: Envelope) -> bool:
+        """Wait for the table's next shape, under which a request can be tried again; say whether there is one."""
+        name = request.entity_id
+        is_of_table = request.number in OF_TABLES or request.number == MAKE_VIEW
+        if not is_of_table:
+            view = self._views.find(name)
+            if view is None:
+                return False
+            name = view.hosted.name
+        if not await self._gateway.is_current(name, REMAKE_SECONDS):
+            return False
+        if not is_of_table:
+            await self._make_again(request.entity_id)
+            return self._views.find(request.entity_id) is not None
+        return True
 
     # Ids and answers ---------------------------------------------------------------------------------------------------
 
-    def _table(self, request: Envelope) -> Backend:
-        backend = self._gateway.backend(request.entity_id)
-        if backend is None:
+    def _table(self, request: Envelope) -> Hosted:
+        hosted = self._gateway.find(request.entity_id)
+        if hosted is None:
             raise Refused(f"there is no table {request.entity_id!r} here")
-        return backend
+        return hosted
 
     def _view(self, request: Envelope) -> View:
-        view = self._views.get(request.entity_id)
+        view = self._views.find(request.entity_id)
         if view is None:
             raise Refused(f"this session has no view {request.entity_id!r}", Status.VIEW_NOT_FOUND)
         return view
 
+    def _bound(self, count: int) -> None:
+        bound_subscriptions(count, self._gateway.settings.max_views)
+
     def _reply(self, request: Envelope, body: bytes) -> None:
-        self._answer(Envelope(request.msg_id, request.entity_id, request.number, body))
+        self._send(Envelope(request.msg_id, request.entity_id, request.number, body))
 
-    def _pass_on(self, request: Envelope, answer: Envelope | None) -> None:
-        if answer is None:
-            raise Refused("the engine gave no answer")
-        self._answer(Envelope(request.msg_id, request.entity_id, answer.number, answer.body))
+    def _pass_on(self, request: Envelope, answer: Answer) -> None:
+        self.outbox.put(Frame(head(request.msg_id, request.entity_id, answer.number, len(answer.body)), answer.body))
 
-    def _answer(self, envelope: Envelope) -> None:
-        if not self._is_closed:
-            self._send(envelope)
+    def _send(self, envelope: Envelope) -> None:
+        front = head(envelope.msg_id, envelope.entity_id, envelope.number, len(envelope.body))
+        self.outbox.put(Frame(front, envelope.body))

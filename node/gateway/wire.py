@@ -50,13 +50,18 @@ class Envelope:
 
     def encode(self) -> bytes:
         """Return the frame."""
-        entity = self.entity_id.encode()
-        parts = [b"\x08", varint(self.msg_id)]
-        if entity:
-            parts += (b"\x12", varint(len(entity)), entity)
-        if self.number:
-            parts += (varint(self.number << 3 | _BYTES), varint(len(self.body)), self.body)
-        return b"".join(parts)
+        return head(self.msg_id, self.entity_id, self.number, len(self.body)) + self.body
+
+
+def head(msg_id: int, entity_id: str, number: int, size: int) -> bytes:
+    """Return what stands in a frame before a body of `size` bytes."""
+    parts = [b"\x08", varint(msg_id)]
+    if entity_id:
+        entity = entity_id.encode()
+        parts += (b"\x12", varint(len(entity)), entity)
+    if number:
+        parts += (varint(number << 3 | _BYTES), varint(size))
+    return b"".join(parts)
 
 
 def error(msg_id: int, entity_id: str, text: str, status: Status = Status.SERVER_ERROR) -> Envelope:

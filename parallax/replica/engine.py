@@ -75,6 +75,11 @@ class Engine:
         self._tables.append(table)
         return table
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the lanes of all tables were at work."""
+        return sum(table.busy_seconds for table in self._tables)
+
     def forget(self, table: "EngineTable") -> None:
         """Let go of a table that was closed."""
         self._tables.remove(table)
@@ -106,6 +111,8 @@ class EngineTable:
         """The table's size at the last poll."""
         self.polls_seconds = 0.0
         """How long all polls took together."""
+        self.busy_seconds = 0.0
+        """How long the lane was at work, polls included."""
         self._engine = engine
         self._lane = asyncio.Lock()
         self._listeners: list[Listener] = []
@@ -187,8 +194,10 @@ class EngineTable:
         table: pa.Table = await self._in_lane(self._export)
         return table
 
-    async def request(self, body: bytes, generation: int, *, opens: str | None = None, closes: str | None = None) -> Answers:
-        """Hand one encoded Request to the engine's only session.
+    async def request(
+        self, bodies: Sequence[bytes], generation: int, *, opens: str | None = None, closes: str | None = None
+    ) -> Answers:
+        """Hand encoded Requests, in one turn, to the engine's only session.
 
         All ids in it are the caller's: message ids unique among those that still may be answered, below `LAST_MSG_ID`, and
         view ids that are said in `opens` and `closes`, so that dropping the table can delete the views first. What other
@@ -197,8 +206,24 @@ class EngineTable:
         Raises:
             StaleGeneration: the table is no longer of that generation.
         """
-        answers: Answers = await self._in_lane(lambda: self._request(body, generation, opens, closes), is_request=True)
+        answers: Answers = await self._in_lane(lambda: self._request(bodies, generation, opens, closes), is_request=True)
         return answers
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether the lane is free."""
+        return not self._lane.locked() and not self._closed
+
+    def request_at_once(self, body: bytes, generation: int) -> Answers:
+        """Do the same on the event loop, while `is_idle`: for requests that take microseconds, less than a change of threads.
+
+        Raises:
+            StaleGeneration: as above.
+        """
+        try:
+            return self._request([body], generation, None, None)
+        finally:
+            self._frames.clear()
 
     def add_listener(self, listener: Listener) -> None:
         """Tell `listener`, on the event loop, what subscriptions say and when the views are gone."""
@@ -240,11 +265,13 @@ class EngineTable:
     def _run(self, job: Callable[[], Any], is_request: bool) -> tuple[Any, BaseException | None, list[bytes], int]:
         """Run a job in its thread; return what it gave or raised, what the engine said, and how many polls there were."""
         polls = self._polls
+        started = time.monotonic()
         value, error = None, None
         try:
             value = job()
         except BaseException as raised:  # noqa: BLE001 - panics of the engine too; raised again where the job was asked for
             error = raised
+        self.busy_seconds += time.monotonic() - started
         frames = [] if is_request else self._frames[:]
         self._frames.clear()
         return value, error, frames, self._polls - polls
@@ -382,12 +409,13 @@ class EngineTable:
             raise EngineRefused(self.name, "alter", "columns, index and limit of a table cannot change in place")
         self.spec = spec
 
-    def _request(self, body: bytes, generation: int, opens: str | None, closes: str | None) -> Answers:
+    def _request(self, bodies: Sequence[bytes], generation: int, opens: str | None, closes: str | None) -> Answers:
         if generation != self.generation or self.spec is None:
             raise StaleGeneration
         if opens is not None:
             self._views.add(opens)
-        self._session.handle_request(body)
+        for body in bodies:
+            self._session.handle_request(body)
         if closes is not None:
             self._views.discard(closes)
         return Answers(self._frames[:], self.version)

@@ -1,0 +1,17 @@
+"""What a gateway counts."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counts:
+    """Totals since the start."""
+
+    computed: int = 0  # answers that the engine gave
+    shared: int = 0  # answers that were in the cache, or joined a computation under way
+    notified: int = 0
+    conflated: int = 0  # notifications that were not sent, since the viewer had not got the last one
+    slow_closes: int = 0
+    idle_closes: int = 0
+    full_refusals: int = 0  # connections that were refused because the node was full
+    refused: int = 0  # requests answered by an error of the gateway

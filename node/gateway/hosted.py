@@ -1,0 +1,342 @@
+"""A hosted table: its shared views, and the way to the engine, under ids that no client chose.
+
+A table that was made anew with another shape is another hosted table.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from node.gateway import messages, safety
+from node.gateway.answers import Answer, Answers, Budget
+from node.gateway.counts import Counts
+from node.gateway.shared_view import PLAIN, REMOVED, ROWS, SharedView, State
+from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
+from node.settings import NodeSettings
+from parallax.replica.engine import EngineTable, Listener, StaleGeneration
+from parallax.replication.spec import TableSpec
+from parallax.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+MAKE_VIEW, VIEW_DELETE, ON_UPDATE, ON_REMOVE, DESCRIBE = 6, 11, 21, 39, 41
+
+
+class Hosted:
+    """One table of one shape."""
+
+    def __init__(
+        self,
+        table: EngineTable,
+        numbers: Iterator[int],
+        settings: NodeSettings,
+        budget: Budget,
+        counts: Counts,
+        tasks: Tasks,
+    ) -> None:
+        self.table = table
+        self.name = self.spec.name
+        self.generation = table.generation
+        self.answers = Answers(self.name, budget)
+        """Answers about the table itself."""
+        self.views: set[SharedView] = set()
+        """All that the engine has, or is about to have or to lose."""
+        self._shared: dict[Any, SharedView] = {}  # by key: those that others may join, none of them DELETING
+        self._heard_by: dict[int, tuple[SharedView, str]] = {}  # by our message id: engine subscriptions
+        self._numbers = numbers
+        self._settings = settings
+        self._budget = budget
+        self._counts = counts
+        self._tasks = tasks
+        self._listener = Listener(self._heard, self._heard_by.clear)
+        table.add_listener(self._listener)
+
+    def close(self) -> None:
+        """Listen no more. Sessions still delete what they hold, as far as it is there."""
+        self.table.remove_listener(self._listener)
+        self._heard_by.clear()
+        self.answers.clear()
+        for view in self.views:
+            view.answers.clear()
+
+    @property
+    def spec(self) -> TableSpec:
+        """The table's spec.
+
+        Raises:
+            StaleGeneration: the table was dropped.
+        """
+        if self.table.spec is None:
+            raise StaleGeneration
+        return self.table.spec
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def read_at_once(self, answers: Answers, number: int, body: bytes, *, is_cheap: bool) -> Answer | None:
+        """Return an answer that is known, or that takes the engine no time; None if one has to wait for it.
+
+        Raises:
+            StaleGeneration: the table was dropped or changed its shape.
+        """
+        answer = answers.get((number, body), self.table.version)
+        if answer is not None:
+            self._counts.shared += 1
+            return answer
+        if not is_cheap or not self.table.is_idle:
+            return None
+        msg_id = next(self._numbers)
+        request = Envelope(msg_id, answers.entity_id, number, body).encode()
+        self._counts.computed += 1
+        said = self.table.request_at_once(request, self.generation)
+        return self._keep(answers, (number, body), msg_id, said.frames, said.version)
+
+    async def read(self, answers: Answers, number: int, body: bytes) -> Answer:
+        """Return an answer that is known, or under way, or that the engine gives in its turn.
+
+        Raises:
+            StaleGeneration: as above.
+        """
+        question = (number, body)
+        answer = answers.get(question, self.table.version)
+        if answer is not None:
+            self._counts.shared += 1
+            return answer
+        flight = answers.flights.get(question)
+        if flight is None:
+            flight = answers.flights[question] = asyncio.get_running_loop().create_future()
+            self._tasks.start(self._compute(answers, number, body, flight), name=f"read of table {self.name}")
+        else:
+            self._counts.shared += 1
+        return await asyncio.shield(flight)
+
+    async def _compute(self, answers: Answers, number: int, body: bytes, flight: "asyncio.Future[Answer]") -> None:
+        msg_id = next(self._numbers)
+        request = Envelope(msg_id, answers.entity_id, number, body).encode()
+        self._counts.computed += 1
+        try:
+            said = await self.table.request([request], self.generation)
+            flight.set_result(self._keep(answers, (number, body), msg_id, said.frames, said.version))
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for, if it still is
+            flight.set_exception(error)
+            flight.exception()
+        finally:
+            answers.flights.pop((number, body), None)
+            flight.cancel()
+
+    def _keep(
+        self, answers: Answers, question: tuple[int, bytes], msg_id: int, frames: Sequence[bytes], version: int
+    ) -> Answer:
+        answer = self._take(msg_id, frames)
+        if answer.number != SERVER_ERROR:
+            if len(answer.body) > self._settings.max_answer_bytes:
+                raise Refused(
+                    f"the answer has {len(answer.body)} bytes, more than PARALLAX_MAX_ANSWER_BYTES; ask for fewer rows or columns"
+                )
+            answers.keep(question, answer, version)
+        return answer
+
+    def _take(self, msg_id: int, frames: Sequence[bytes]) -> Answer:
+        mine = None
+        others = []
+        for frame in frames:
+            if read_msg_id(frame) == msg_id:
+                mine = decode(frame)
+            else:
+                others.append(frame)
+        self._heard(others)
+        if mine is None:
+            raise Refused("the engine gave no answer")
+        return Answer(mine.number, mine.body)
+
+    async def change(self, view: SharedView, number: int, body: bytes) -> Answer:
+        """Expand, collapse or set the depth of a private view.
+
+        Raises:
+            StaleGeneration: as above.
+        """
+        msg_id = next(self._numbers)
+        said = await self.table.request([Envelope(msg_id, view.engine_id, number, body).encode()], self.generation)
+        view.answers.clear()
+        return self._take(msg_id, said.frames)
+
+    async def describe(self, config: Any) -> Any:
+        """Return what the engine says of a view's configuration: a `Description`.
+
+        Raises:
+            StaleGeneration: as above.
+            Refused: it says nothing of it.
+        """
+        message = messages.new("Describe")
+        message.config.CopyFrom(config)
+        answer = await self.read(self.answers, DESCRIBE, messages.encode(message))
+        if answer.number == SERVER_ERROR:
+            raise Refused("the engine cannot read this configuration")
+        return messages.parse("Description", answer.body)
+
+    async def describe_safely(self, config: Any) -> Any:
+        """Return what the engine says of a configuration; what it would not survive is said in the same way."""
+        found = await self.describe(safety.only_expressions(config.expressions))
+        if found.expression_errors:
+            return found
+        try:
+            safety.check_config(config, safety.column_types(self.spec, found.expression_schema))
+        except Refused as refused:
+            found.config_error = str(refused)
+            return found
+        return await self.describe(config)
+
+    async def validate(self, expressions: Any) -> Any:
+        """Return what clients up to 5.5 want to know of expressions: `ValidatedExpressions`."""
+        found = await self.describe(safety.only_expressions(expressions))
+        if found.config_error:
+            raise Refused(found.config_error)
+        validated = messages.new("ValidatedExpressions")
+        validated.expression_alias.update(expressions)
+        validated.expression_schema.update(found.expression_schema)
+        for name, problem in found.expression_errors.items():
+            validated.errors[name].CopyFrom(problem)
+        return validated
+
+    async def check(self, config: Any) -> None:
+        """Check a view's configuration, and complete it, as `safety.check_config` does.
+
+        Raises:
+            StaleGeneration: as above.
+            Refused: the engine would not survive it, or an expression is wrong.
+        """
+        made: Any = {}
+        if config.expressions:
+            found = await self.describe(safety.only_expressions(config.expressions))
+            for name, problem in found.expression_errors.items():
+                raise Refused(f"expression {name!r}: {problem.error_message}")
+            made = found.expression_schema
+        safety.check_config(config, safety.column_types(self.spec, made))
+
+    # Views -----------------------------------------------------------------------------------------------------------
+
+    async def acquire(self, config: Any, *, hears_rows: bool = False, is_private: bool = False) -> SharedView:
+        """Return the view of a configuration that was checked, making it if nobody has it yet. Release it when done.
+
+        Views are equal if their configurations are equal, bit for bit, but for the order of maps. `hears_rows`: it has row
+        deltas, which are switched on for a whole view; such a one is not shared with those who do not want them.
+
+        Raises:
+            StaleGeneration: as above.
+            Refused: the engine does not make it, or holds too many views.
+        """
+        is_private = is_private or safety.depends_on_age(config, is_indexed=self.spec.index is not None)
+        key = None if is_private else (hears_rows, messages.encode(config))
+        view = None if key is None else self._shared.get(key)
+        if view is None:
+            view = SharedView(key, config, f"view-{next(self._numbers)}", self._budget, hears_rows=hears_rows)
+            self.views.add(view)
+            if key is not None:
+                self._shared[key] = view
+            self._tasks.start(self._make(view), name=f"view of table {self.name}")
+        elif view.timer is not None:
+            view.timer.cancel()
+            view.timer, view.state = None, State.LIVE
+        view.references += 1
+        try:
+            await asyncio.shield(view.made)
+        except BaseException:
+            self.release(view)
+            raise
+        return view
+
+    def release(self, view: SharedView) -> None:
+        """Look at a view no more. When nobody does, it lingers for a moment, then it is deleted."""
+        view.references -= 1
+        if view.references or view.state is not State.LIVE:
+            return
+        if view.key is None or self.table.generation != self.generation:
+            self.delete(view)
+        else:
+            view.state = State.LINGERING
+            view.timer = asyncio.get_running_loop().call_later(self._settings.linger_seconds, self.delete, view)
+
+    def lingering(self) -> list[SharedView]:
+        """Return the views that nobody looks at."""
+        return [view for view in self.views if view.state is State.LINGERING]
+
+    def delete(self, view: SharedView) -> None:
+        """Delete a view at which nobody looks."""
+        if view.timer is not None:
+            view.timer.cancel()
+            view.timer = None
+        view.state = State.DELETING
+        self._forget(view)
+        self._tasks.start(self._delete(view), name=f"farewell to a view of table {self.name}")
+
+    def _forget(self, view: SharedView) -> None:
+        if self._shared.get(view.key) is view:
+            del self._shared[view.key]
+        for msg_id in [msg_id for msg_id, (heard_by, _) in self._heard_by.items() if heard_by is view]:
+            del self._heard_by[msg_id]
+        view.answers.clear()
+
+    async def _make(self, view: SharedView) -> None:
+        message = messages.new("MakeView")
+        message.view_id = view.engine_id
+        message.config.CopyFrom(view.config)
+        msg_id = next(self._numbers)
+        requests = [Envelope(msg_id, self.name, MAKE_VIEW, messages.encode(message)).encode()]
+        requests += self._subscriptions(view, [PLAIN, ROWS, REMOVED] if view.hears_rows else [PLAIN])
+        try:
+            said = await self.table.request(requests, self.generation, opens=view.engine_id)
+            answer = self._take(msg_id, said.frames)
+            if answer.number == SERVER_ERROR:
+                raise Refused(messages.parse("Error", answer.body).message)
+        except Exception as error:  # noqa: BLE001 - raised again for all who wait, if there still is one
+            view.made.set_exception(error)
+            view.made.exception()
+            self.delete(view)  # it is not there, but the engine's facade has its id
+            return
+        view.state = State.LIVE
+        view.made.set_result(None)
+        if not view.references:  # all who waited have left
+            view.references = 1
+            self.release(view)
+
+    async def _delete(self, view: SharedView) -> None:
+        request = Envelope(next(self._numbers), view.engine_id, VIEW_DELETE, b"").encode()
+        try:
+            await self.table.request([request], self.generation, closes=view.engine_id)
+        except StaleGeneration:
+            log.debug("view %s went with its table", view.engine_id)
+        finally:
+            self.views.discard(view)
+
+    async def switch_on_rows(self, view: SharedView) -> None:
+        """Let a private view have row deltas, too.
+
+        Raises:
+            StaleGeneration: as above.
+        """
+        if not view.hears_rows:
+            view.hears_rows = True
+            await self.table.request(self._subscriptions(view, [ROWS, REMOVED]), self.generation)
+
+    def _subscriptions(self, view: SharedView, kinds: Sequence[str]) -> list[bytes]:
+        requests = []
+        for kind in kinds:
+            if kind == ROWS and not safety.has_row_deltas(view.config):
+                continue
+            message = messages.new("OnUpdate")
+            if kind == ROWS:
+                message.mode = 0
+            msg_id = next(self._numbers)
+            self._heard_by[msg_id] = (view, kind)
+            number = ON_REMOVE if kind == REMOVED else ON_UPDATE
+            requests.append(Envelope(msg_id, view.engine_id, number, messages.encode(message)).encode())
+        return requests
+
+    def _heard(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            heard_by = self._heard_by.get(read_msg_id(frame))
+            if heard_by is not None:
+                view, kind = heard_by
+                envelope = decode(frame)
+                if envelope.number != SERVER_ERROR:
+                    view.hear(kind, envelope.body)

@@ -1,0 +1,188 @@
+"""The views of one session: each stands for one that others may look at, too."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from node.gateway import safety
+from node.gateway.answers import Answer
+from node.gateway.hosted import Hosted
+from node.gateway.outbox import Outbox
+from node.gateway.shared_view import PLAIN, ROWS, SharedView, Subscription
+from node.gateway.wire import Refused
+from parallax.replica.engine import MOST_VIEWS, StaleGeneration
+
+if TYPE_CHECKING:
+    from node.gateway.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class View:
+    """What a session calls a view."""
+
+    hosted: Hosted
+    config: Any  # as it was checked
+    shared: SharedView
+    rows: SharedView | None = None  # where row deltas come from; `shared` itself, if that is private
+    subscriptions: dict[int, Subscription] = field(default_factory=dict)  # by the client's msg_id
+
+    def stop_listening(self, subscription: Subscription) -> None:
+        """Let a subscription hear no more."""
+        for shared in (self.shared, self.rows):
+            if shared is not None:
+                shared.listeners[subscription.kind].discard(subscription)
+
+    def let_go(self) -> None:
+        """Release what this view stands for."""
+        for subscription in self.subscriptions.values():
+            self.stop_listening(subscription)
+        if self.rows is not None and self.rows is not self.shared:
+            self.hosted.release(self.rows)
+        self.hosted.release(self.shared)
+
+
+def bound_subscriptions(count: int, limit: int) -> None:
+    """Check that one more than `count` subscriptions is allowed.
+
+    Raises:
+        Refused: it is not.
+    """
+    if count >= limit:
+        raise Refused("too many subscriptions (PARALLAX_MAX_VIEWS)")
+
+
+class Views:
+    """By the client's ids; at most `max_views`, those that are being made included."""
+
+    def __init__(self, gateway: "Gateway", outbox: Outbox) -> None:
+        self._gateway = gateway
+        self._outbox = outbox
+        self._views: dict[str, View] = {}
+        self._making = 0
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    @property
+    def subscriptions(self) -> int:
+        """How many subscriptions all of them have."""
+        return sum(len(view.subscriptions) for view in self._views.values())
+
+    def find(self, client_id: str) -> View | None:
+        """Return a view."""
+        return self._views.get(client_id)
+
+    def table_of(self, client_id: str) -> str:
+        """Return the name of a view's table, "" if there is no such view."""
+        view = self._views.get(client_id)
+        return "" if view is None else view.hosted.name
+
+    def of_table(self, name: str) -> list[str]:
+        """Return the ids of the views of a table."""
+        return [client_id for client_id, view in self._views.items() if view.hosted.name == name]
+
+    async def make(self, hosted: Hosted, client_id: str, config: Any) -> None:
+        """Make a view.
+
+        Raises:
+            Refused: its id or its configuration is not valid, or there are too many.
+            StaleGeneration: the table was dropped or changed its shape.
+        """
+        most = self._gateway.settings.max_views
+        if not client_id:
+            raise Refused("a view needs an id")
+        if client_id in self._views:
+            raise Refused(f"this session has a view {client_id!r} already")
+        if len(self._views) + self._making >= most:
+            raise Refused(f"this session has {len(self._views)} views; more are not allowed (PARALLAX_MAX_VIEWS)")
+        self._making += 1
+        try:
+            await hosted.check(config)
+            self._views[client_id] = View(hosted, config, await self._acquire(hosted, config))
+        finally:
+            self._making -= 1
+
+    async def _acquire(self, hosted: Hosted, config: Any, **options: bool) -> SharedView:
+        if not self._gateway.make_room():
+            raise Refused(f"this node holds {MOST_VIEWS} views and can hold no more; try again later")
+        return await hosted.acquire(config, **options)
+
+    async def change_state(self, view: View, number: int, body: bytes) -> Answer:
+        """Expand, collapse or set the depth of a view. What that does to it, others must not see: it becomes private.
+
+        Raises:
+            Refused, StaleGeneration: as `make`.
+        """
+        safety.check_state_change(view.config)
+        if view.shared.key is not None:
+            mine = await self._acquire(view.hosted, view.config, is_private=True, hears_rows=view.rows is not None)
+            subscriptions = tuple(view.subscriptions.values())
+            view.let_go()
+            view.shared = mine
+            if view.rows is not None:
+                view.rows = mine
+            for subscription in subscriptions:
+                mine.listeners[subscription.kind].add(subscription)
+        return await view.hosted.change(view.shared, number, body)
+
+    async def subscribe(self, view: View, msg_id: int, subscription: Subscription) -> None:
+        """Let a subscription hear of a view.
+
+        Raises:
+            Refused, StaleGeneration: as `make`.
+        """
+        if subscription.kind == ROWS and not safety.has_row_deltas(view.config):
+            raise Refused("row updates of a view with more than one split_by column are not available")
+        bound_subscriptions(len(view.subscriptions), self._gateway.settings.max_views)
+        source = view.shared
+        if subscription.kind != PLAIN:
+            if view.rows is None and source.key is None:
+                await view.hosted.switch_on_rows(source)
+                view.rows = source
+            elif view.rows is None:
+                view.rows = await self._acquire(view.hosted, view.config, hears_rows=True)
+            source = view.rows
+        self.unsubscribe(view, msg_id)
+        view.subscriptions[msg_id] = subscription
+        source.listeners[subscription.kind].add(subscription)
+
+    def unsubscribe(self, view: View, msg_id: int) -> None:
+        """End a subscription, if it is there."""
+        subscription = view.subscriptions.pop(msg_id, None)
+        if subscription is not None:
+            view.stop_listening(subscription)
+
+    def delete(self, client_id: str) -> bool:
+        """Let go of a view; say whether there was one."""
+        view = self._views.pop(client_id, None)
+        if view is not None:
+            view.let_go()
+        return view is not None
+
+    def clear(self) -> None:
+        """Let go of all."""
+        for client_id in list(self._views):
+            self.delete(client_id)
+
+    async def make_again(self, client_id: str) -> bool:
+        """Put a view on its table's present shape. Say no if it cannot be: it is not valid any more, or somebody follows its rows."""
+        view = self._views.get(client_id)
+        hosted = None if view is None else self._gateway.find(view.hosted.name)
+        if view is None or hosted is view.hosted:
+            return True
+        if hosted is None or view.rows is not None:
+            return False
+        try:
+            await hosted.check(view.config)
+            shared = await self._acquire(hosted, view.config)
+        except (Refused, StaleGeneration) as wrong:
+            log.debug("a view ends with the old shape of table %s: %s", hosted.name, wrong)
+            return False
+        view.let_go()
+        view.hosted, view.shared = hosted, shared
+        for subscription in view.subscriptions.values():
+            shared.listeners[subscription.kind].add(subscription)
+            subscription.hear(b"")
+        return True

@@ -1,0 +1,116 @@
+"""What /metrics of a node says."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+from tornado.web import RequestHandler
+
+from node.gateway import Gateway
+from node.gateway.requests import NAMES
+from parallax.replica.engine import Engine
+
+SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+SHARERS = (1, 2, 5, 10, 50, 100, 500, 1000)
+
+
+class Metrics(Collector):
+    """Prometheus metrics of one node. All but the latencies are read off the gateway when they are asked for."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._gateway: Gateway | None = None
+        self._engine: Engine | None = None
+        latency = Histogram(
+            "parallax_node_request_seconds",
+            "From the arrival of a viewer's request until its answer was put into the outbox",
+            ["request"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._latency = {number: latency.labels(request=name) for number, name in NAMES.items()}
+        self._unknown = latency.labels(request="unknown")
+
+    def watch(self, gateway: Gateway, engine: Engine) -> None:
+        """Report on a gateway and its engine."""
+        self._gateway, self._engine = gateway, engine
+        self.registry.register(self)
+
+    def observe(self, number: int, started: float) -> None:
+        """Take note of a request that was answered; `started` is time.monotonic() when it came."""
+        self._latency.get(number, self._unknown).observe(time.monotonic() - started)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gateway. Runs on the event loop's thread, whose processor time is the loop's."""
+        gateway, engine = self._gateway, self._engine
+        if gateway is None or engine is None:
+            return
+        counts = gateway.counts
+        yield GaugeMetricFamily("parallax_node_sessions", "Viewers connected", value=gateway.sessions)
+        yield GaugeMetricFamily("parallax_node_views", "Views that the viewers have", value=gateway.views)
+        yield GaugeMetricFamily("parallax_node_subscriptions", "Subscriptions of the viewers", value=gateway.subscriptions)
+        yield GaugeMetricFamily("parallax_node_cache_bytes", "Bytes of answers that are kept", value=gateway.budget.used)
+        yield GaugeMetricFamily("parallax_node_outbox_bytes", "Bytes that wait for the viewers", value=gateway.waiting_bytes)
+        yield from self._per_table(gateway)
+        answers = CounterMetricFamily(
+            "parallax_node_answers",
+            "Answers to reads, by where they came from: the engine, or one that was there",
+            labels=["from"],
+        )
+        answers.add_metric(["engine"], counts.computed)
+        answers.add_metric(["shared"], counts.shared)
+        yield answers
+        for name, text, value in (
+            ("notifications", "Notifications that were sent", counts.notified),
+            (
+                "notifications_conflated",
+                "Notifications left out, since the viewer had not got the last one",
+                counts.conflated,
+            ),
+            ("slow_closes", "Viewers that were closed because they took in too little", counts.slow_closes),
+            ("idle_closes", "Viewers that were closed because they asked and heard nothing", counts.idle_closes),
+            ("full_refusals", "Viewers that were refused because the node was full", counts.full_refusals),
+            ("refused_requests", "Requests that were answered by an error of the gateway", counts.refused),
+            ("event_loop_busy_seconds", "Processor time of the event loop's thread", time.thread_time()),
+            ("engine_busy_seconds", "Time that the tables' lanes were at work, all together", engine.busy_seconds),
+        ):
+            yield CounterMetricFamily(f"parallax_node_{name}", text, value=value)
+
+    def _per_table(self, gateway: Gateway) -> Iterator[Metric]:
+        views = GaugeMetricFamily(
+            "parallax_node_engine_views", "Views of the engine, by who may join them", labels=["table", "kind"]
+        )
+        sharing = HistogramMetricFamily(
+            "parallax_node_viewers_per_view", "How many views of viewers each engine view stands for", labels=["table"]
+        )
+        for hosted in gateway.hosted:
+            for kind in ("shared", "private"):
+                count = sum((view.key is None) == (kind == "private") for view in hosted.views)
+                views.add_metric([hosted.name, kind], count)
+            counts = [view.references for view in hosted.views]
+            buckets = [(str(float(most)), float(sum(count <= most for count in counts))) for most in SHARERS]
+            sharing.add_metric([hosted.name], [*buckets, ("+Inf", float(len(counts)))], sum_value=float(sum(counts)))
+        yield views
+        yield sharing
+
+
+class _MetricsHandler(RequestHandler):
+    def initialize(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def get(self) -> None:
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.finish(self._metrics.text())
+
+
+def metrics_routes(metrics: Metrics) -> list[Any]:
+    """Return the route of /metrics."""
+    return [(r"/metrics", _MetricsHandler, {"metrics": metrics})]

@@ -167,6 +167,7 @@ class Hosted:
             StaleGeneration: as above.
             Refused: it says nothing of it.
         """
+        safety.check_expressions(config.expressions)
         message = messages.new("Describe")
         message.config.CopyFrom(config)
         answer = await self.read(self.answers, DESCRIBE, messages.encode(message))

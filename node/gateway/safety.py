@@ -124,8 +124,9 @@ def has_row_deltas(config: Any) -> bool:
     return len(config.split_by) <= 1
 
 
-_AGEING_AGGREGATES = frozenset({"any", "last", "dominant", "median", "q1", "q3", "high", "low"})
-_AGEING_FUNCTIONS = re.compile(r"\b(vlookup|random|now|today)\s*\(", re.IGNORECASE)
+_AGEING_AGGREGATES = frozenset({"any", "last", "dominant", "median", "q1", "q3", "high", "low", "min by", "max by"})
+_AGEING_FUNCTIONS = re.compile(r"\b(random|now|today)\b", re.IGNORECASE)
+_POISON = re.compile(r"\bvlookup\b", re.IGNORECASE)
 
 
 def depends_on_age(config: Any, *, is_indexed: bool) -> bool:
@@ -134,6 +135,8 @@ def depends_on_age(config: Any, *, is_indexed: bool) -> bool:
     Measured, see `tests/test_engine_ages.py`; neither the order of rows that compare equal nor the last bits of sums count.
     """
     if any(_AGEING_FUNCTIONS.search(text) for text in config.expressions.values()):
+        return True
+    if config.windows:
         return True
     if is_indexed and any(name in config.expressions for name in (*config.group_by, *config.split_by)):
         return True
@@ -147,6 +150,17 @@ def cut_columns(paths: Any, columns: int) -> None:
     paths.start_col = min(paths.start_col, columns)
     if paths.HasField("end_col"):
         paths.end_col = max(paths.start_col, paths.end_col)
+
+
+def check_expressions(expressions: Mapping[str, str]) -> None:
+    """Check the texts of expressions.
+
+    Raises:
+        Refused: while a view that uses `vlookup` lives, all other views of its table miss rows.
+    """
+    for name, text in expressions.items():
+        if _POISON.search(text):
+            raise Refused(f"expression {name!r}: vlookup is not available, it would spoil the views of all others")
 
 
 def only_expressions(expressions: Mapping[str, str]) -> Any:

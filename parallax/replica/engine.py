@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from parallax.errors import EngineRefused
+from parallax.replica import filling
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
@@ -125,6 +126,7 @@ class EngineTable:
         self._session = self._server.new_session(self._frames.append)
         self._table: Any = None
         self._views: set[str] = set()  # by the ids that callers of `request` chose
+        self._is_new = False  # no row was ever in it
         self._queued: Op | None = None  # what the queue ends with, None if all is polled
         self._polls = 0
         self._polled_at = 0.0  # time.monotonic()
@@ -291,8 +293,8 @@ class EngineTable:
 
     # In the lane ----------------------------------------------------------------------------------------------------
 
-    def _poll(self) -> None:
-        if self._queued is None:
+    def _poll(self, *, is_forced: bool = False) -> None:
+        if self._queued is None and not is_forced:
             return
         started = time.monotonic()
         try:
@@ -316,6 +318,7 @@ class EngineTable:
                 # From Arrow, even of zero rows: a schema dict would make every "integer" an int32 that wraps silently.
                 kind = {"index": spec.index} if spec.index else {"limit": spec.limit} if spec.limit else {}
                 self._table = self._client.table(to_ipc(spec.arrow_schema.empty_table()), name=spec.name, **kind)
+                self._is_new = True
                 self.generation += 1
             self.spec = spec
             self._broken = None
@@ -333,8 +336,7 @@ class EngineTable:
                 match op:
                     case Op.UPDATE:
                         self._poll_unless(Op.UPDATE)
-                        self._table.update(payload)
-                        self._queued = Op.UPDATE
+                        self._update(payload)
                     case Op.REMOVE:
                         self._poll_unless(Op.REMOVE)
                         self._table.remove(payload)
@@ -366,12 +368,37 @@ class EngineTable:
             self._replace_by_difference(self.spec, self.spec.index, payload)
         else:
             # Readers wait for the lane: they cannot see the moment in which there are no rows.
-            self._queued = Op.REPLACE
-            if payload is None:
+            if self.rows:
+                self._queued = Op.REPLACE
                 self._table.clear()
-            else:
-                self._table.replace(payload)
-            self._poll()
+                self._poll()
+            if payload is not None:
+                self._update(payload)
+                self._poll()
+
+    def _update(self, payload: bytes) -> None:
+        """Queue an update. One that fills an empty table is seen at once, see `parallax.replica.filling`."""
+        spec = self._check()
+        if self.rows:
+            self._table.update(payload)
+            self._queued = Op.UPDATE
+            return
+        rows = pa.ipc.open_stream(payload).read_all()
+        if not len(rows):
+            return
+        if filling.needs_care(spec, rows):
+            ahead, *true = [to_ipc(step) for step in filling.steps(spec, rows, is_new=self._is_new)]
+            heard = len(self._frames)
+            self._table.update(ahead)
+            if true:
+                self._poll(is_forced=True)
+                del self._frames[heard:]  # of a row that nobody sent
+            for step in true:
+                self._table.update(step)
+        else:
+            self._table.update(payload)
+        self._is_new = False
+        self._poll(is_forced=True)
 
     def _replace_by_difference(self, spec: TableSpec, index: str, payload: bytes | None) -> None:
         rows = spec.arrow_schema.empty_table() if payload is None else pa.ipc.open_stream(payload).read_all()
@@ -384,8 +411,7 @@ class EngineTable:
             self._table.remove(to_ipc(gone))
             self._queued = Op.REMOVE
         if len(rows):
-            self._table.update(to_ipc(rows))  # present keys removed, others updated: safe in one poll
-            self._queued = Op.UPDATE
+            self._update(to_ipc(rows))  # present keys removed, others updated: safe in one poll
 
     def _read(self, spec: TableSpec, columns: list[str]) -> pa.Table:
         """Return columns of all rows that are polled, in a fresh view's order."""

@@ -74,9 +74,9 @@ class Outbox:
         self._queue.append((frame, notice))
         if self.waiting_bytes > LOW_WATER_BYTES:
             self._has_room.clear()
-            if self.waiting_bytes > (self._rows_limit if are_rows else self._limit):
-                self._close_slow()
-                return
+        if self.waiting_bytes > (self._rows_limit if are_rows else self._limit):
+            self._close_slow()
+            return
         if not self._is_busy:
             self._is_busy = True
             asyncio.get_running_loop().call_soon(self._flush)

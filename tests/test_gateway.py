@@ -71,6 +71,15 @@ class Node:
         await until(is_so, 5, f"the engine has {count} views")
 
 
+    async def is_empty(self) -> None:
+        """Wait until no view is left, here or in the engine."""
+
+        async def is_so() -> bool:
+            return not self.shared.views and not self.table._views
+
+        await until(is_so, 5, "no view is left")
+
+
 @pytest.fixture
 async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
     settings: dict[str, Any] = {"linger_seconds": 0.0, "max_views": 8, **getattr(request, "param", {})}
@@ -243,11 +252,7 @@ async def test_a_view_that_all_left_while_it_was_made_goes(node: Node) -> None:
         await viewer.close()
         assert len(node.shared.views) == 1
 
-    async def are_none() -> bool:
-        return not node.shared.views
-
-    await until(are_none, 5, "the view is gone")
-    await node.has_views(0)
+    await node.is_empty()
 
 
 async def test_a_failed_creation_fails_all_who_wait_and_leaves_nothing(node: Node) -> None:
@@ -258,8 +263,7 @@ async def test_a_failed_creation_fails_all_who_wait_and_leaves_nothing(node: Nod
         await viewer.settled()
         assert decode(viewer.frames[-1]).number == SERVER_ERROR
         assert viewer.session.views == 0
-    await node.has_views(0)
-    assert node.shared.views == set()
+    await node.is_empty()
 
 
 # Order ----------------------------------------------------------------------------------------------------------------

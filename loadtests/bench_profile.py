@@ -1,0 +1,5 @@
+"""x"""
+
+
+async def run(seconds: float) -> dict:
+    """x"""

@@ -1,5 +1,100 @@
-"""x"""
+"""Where a node's processor time goes when many viewers look at one sorted view.
+
+    python -m loadtests.bench_viewers profile [--seconds 4]
+
+First without a profiler: how much runs on the event loop's thread, and how much on the engine's. Then the node runs under
+cProfile, which sees the event loop's thread alone and makes Python slower than C: shares are of use, sums are not. Where py-spy
+is at hand, it needs no second run and sees all threads: `py-spy record --native --threads --pid PID -o node.svg`.
+"""
+
+import asyncio
+import pstats
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from loadtests import market
+from loadtests.meter import Meter
+from loadtests.plan import Plan
+from loadtests.requests import record
+from loadtests.servers import Fleet, measure
+from parallax.tasks import Tasks
+from tests.processes import HOST
+
+VIEWERS = 200
+SHOWN = 15
 
 
-async def run(seconds: float) -> dict:
-    """x"""
+async def run(seconds: float) -> dict[str, Any]:
+    """Run it, print and return what was found."""
+    with tempfile.TemporaryDirectory(prefix="parallax-bench-") as directory:
+        fleet = Fleet(Path(directory))
+        try:
+            await fleet.start()
+            await fleet.fill()
+            await fleet.fresh_node()
+            found = {"threads": await _threads(fleet, seconds)}
+            print(f"threads, of a core: {found['threads']}", flush=True)
+            file = Path(directory) / "node.profile"
+            await fleet.stop_ticks()
+            node = fleet.cluster["node-1"]
+            await node.terminate()
+            node.argv = [sys.executable, "-m", "cProfile", "-o", str(file), "-m", "node"]
+            await fleet.cluster.restart("node-1")
+            await _look(fleet, seconds)
+            await node.terminate()
+            found["event loop"] = _shares(file)
+            for name, share in found["event loop"].items():
+                print(f"  {share:6.1%}  {name}", flush=True)
+            return found
+        finally:
+            await fleet.close()
+
+
+async def _look(fleet: Fleet, seconds: float) -> dict[str, Any]:
+    node = fleet.node
+    dialogue = record(market.SCHEMA, sort=[["price", "desc"]])
+    found = await measure(node, Plan(HOST, node.port, node.pid, "market", VIEWERS, [dialogue], seconds=seconds))
+    await fleet.stop_ticks()
+    return found
+
+
+async def _threads(fleet: Fleet, seconds: float) -> dict[str, float]:
+    """Sample both thread groups while viewers look; the busiest window of the run counts."""
+    best = {"event loop": 0.0, "engine": 0.0}
+
+    async def sample() -> None:
+        while True:
+            meter = Meter(fleet.node.pid)
+            await asyncio.sleep(seconds / 2)
+            every, main = meter.cpu_seconds(), meter.main_thread_seconds()
+            if every > (best["event loop"] + best["engine"]) * seconds / 2:
+                best["event loop"], best["engine"] = main / (seconds / 2), (every - main) / (seconds / 2)
+
+    async with Tasks() as tasks:
+        tasks.start(sample(), name="threads")
+        point = await _look(fleet, seconds)
+    return best | {key: point[key] for key in ("rate", "per_cpu_second", "failed") if key in point}
+
+
+def _shares(file: Path) -> dict[str, float]:
+    """Return the share of the event loop's own time by package, waiting left out, largest first."""
+    times: Counter[str] = Counter()
+    for (path, _, function), (_, _, own, _, _) in pstats.Stats(str(file)).stats.items():  # type: ignore[attr-defined]
+        if "run_until_complete" in function or "poll" in function:
+            continue  # the loop itself: it mostly waits
+        times[_part(path, function)] += own
+    total = sum(times.values()) or 1.0
+    return {name: time / total for name, time in times.most_common(SHOWN)}
+
+
+def _part(path: str, function: str) -> str:
+    parts = Path(path).parts
+    if path == "~":
+        return f"built in: {function[:60]}"
+    for package in ("node", "parallax", "tornado", "redis", "asyncio", "google", "pyarrow", "perspective", "yaml"):
+        if package in parts:
+            return "/".join(parts[parts.index(package) :])
+    return parts[-1] if parts else path

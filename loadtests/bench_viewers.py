@@ -46,6 +46,10 @@ ENOUGH = 0.9 * RATE
 """Refreshes a second with which a viewer is served."""
 MOST_VIEWERS = 1024
 SHARED = 50
+POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""What a ThreadPoolExecutor has unless told otherwise."""
+POOLED = {"sorted", "grouped"}
+"""Cases in which the stock handler does better with an executor, measured; in the others it does better without."""
 
 Point = dict[str, Any]
 
@@ -73,8 +77,9 @@ class Bench:
     directory: Path
     rounds: int
     seconds: float
-    threads: int
+    threads: int | None
     quick: bool
+    case: str = ""
     results: dict[str, Any] = field(default_factory=dict)
 
     async def point(self, who: str, plan: Plan, rate: float = RATE) -> Point:
@@ -83,7 +88,9 @@ class Bench:
             found = await self._of(self.fleet.node, plan, rate)
             await self.fleet.stop_ticks()
         else:
-            async with rival(who, self.directory, plan.table, self.threads) as server:
+            pooled = POOL_THREADS if self.case in POOLED else 0
+            threads = pooled if self.threads is None else self.threads
+            async with rival(who, self.directory, plan.table, threads) as server:
                 found = await self._of(server, plan, rate)
         say(who, plan, found)
         return found
@@ -177,14 +184,20 @@ class Bench:
             ("different filtered views", "market", filtered_views(SHARED)),
         ):
             plan = replace(self.plan(table, SHARED, dialogues), does="listen", seconds=1.0, warm_seconds=0.5)
-            points = {}
-            for who in ("ours", "stock"):
-                if who == "ours":
-                    await self.fleet.fresh_node()
-                    await self.point(who, replace(plan, viewers=1), 0)  # what only the first one costs
-                points[who] = await self.point(who, plan, 0)
-            found[name] = {who: (p["rss"] - p["rss_idle"]) / SHARED / 1024 for who, p in points.items() if "rss" in p}
+            found[name] = {who: await self._more_for_more(who, plan) for who in ("ours", "stock")}
         return found | {"unit": "KiB for each viewer"}
+
+    async def _more_for_more(self, who: str, plan: Plan) -> float | None:
+        """Return the KiB that each viewer after the first one holds, in servers that saw nobody before."""
+        grown = []
+        for count in (1, 1 + plan.viewers):
+            if who == "ours":
+                await self.fleet.fresh_node()
+            point = await self.point(who, replace(plan, viewers=count), 0)
+            if "failed" in point:
+                return None
+            grown.append(point["rss"] - point["rss_idle"])
+        return (grown[1] - grown[0]) / plan.viewers / 1024
 
 
 CASES: dict[str, Callable[[Bench], Awaitable[dict[str, Any]]]] = {
@@ -232,17 +245,17 @@ def say(who: str, plan: Plan, found: Point) -> None:
     if plan.does == "time requests":
         print(head, " ".join(f"{kind} {value:.0f} us" for kind, value in found.items()), flush=True)
         return
-    busy = " LOAD GENERATOR BUSY" if found["client_cores"] > BUSY_CLIENT else ""
-    latency = " ".join(
-        f"{name} {found[name]:.1f} ms" for name in ("latency_p50", "latency_p99", "age_p50") if found[name] is not None
-    )
-    print(
-        f"{head} {found['rate']:.2f}/s each (worst {found['slowest']:.2f}), {found['per_cpu_second']:.0f} refreshes"
-        f" or {found['deliveries_per_cpu_second']:.0f} notifications a CPU second; server {found['server_cores']:.2f} cores,"
-        f" {found['rss'] / 2**20:.0f} MiB; {latency}; viewers {found['client_cores']:.2f} cores{busy}"
-        + (f"; {found['errors']} ERRORS" if found["errors"] else ""),
-        flush=True,
-    )
+    words = [f"server {found['server_cores']:.2f} cores {found['rss'] / 2**20:.0f} MiB"]
+    if plan.does == "refresh":
+        words += [f"{found['rate']:.2f}/s each, the slowest {found['slowest']:.2f}"]
+        words += [f"{found['per_cpu_second']:.0f} refreshes a CPU second"]
+        names = ("latency_p50", "latency_p99", "age_p50")
+        words += [f"{name} {found[name]:.1f} ms" for name in names if found[name] is not None]
+    else:
+        words += [f"{found['deliveries_per_cpu_second']:.0f} notifications a CPU second"]
+    words += [f"load generator {found['client_cores']:.2f} cores" + " BUSY" * (found["client_cores"] > BUSY_CLIENT)]
+    words += [f"{found['errors']} ERRORS"] * bool(found["errors"])
+    print(head, "; ".join(words), flush=True)
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -257,6 +270,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
             await bench.fleet.fill()
             for name in names:
                 print(f"{name}:", flush=True)
+                bench.case = name
                 await bench.fleet.fresh_node()
                 found = await CASES[name](bench)
                 bench.results[name] = found
@@ -284,7 +298,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="the window of one measurement")
     parser.add_argument("--only", default="", help=f"cases, with commas: {', '.join(CASES)}")
     parser.add_argument("--quick", action="store_true", help="one round of 2 s, coarse: does it run at all?")
-    parser.add_argument("--threads", type=int, default=0, help="threads of the stock handler's executor; 0 is none")
+    parser.add_argument(
+        "--threads", type=int, help="threads of the stock handler's executor, 0 for none (the better for each case)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file of figures")
     arguments = parser.parse_args()
     if unknown := set(filter(None, arguments.only.split(","))) - set(CASES):

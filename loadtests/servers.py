@@ -68,6 +68,7 @@ class Fleet:
         await self.stop_ticks()
         await self.cluster["node-1"].kill()
         await self.cluster.restart("node-1")
+        await self.cluster.at_rest()
 
     async def stop_ticks(self) -> None:
         """Let no ticks go on."""

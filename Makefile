@@ -25,6 +25,7 @@ types: $(READY) ## mypy --strict
 	$(PY) -m mypy
 
 bench: $(READY) ## the benchmarks of loadtests/
+	$(PY) -m loadtests.bench_viewers
 	$(PY) -m loadtests.bench
 	$(PY) -m loadtests.bench_formats
 

@@ -74,6 +74,16 @@ class Fleet:
         """Let no ticks go on."""
         await self._tasks.close()
 
+    async def settle(self) -> None:
+        """Wait until the node has nothing left to do for those who looked at it."""
+        await self.stop_ticks()
+
+        async def is_left() -> bool:
+            return (await self.cluster.status("node-1"))["sessions"] == 0
+
+        await until(is_left, 60, "all viewers are gone")
+        await self.cluster.at_rest(60)
+
     @property
     def node(self) -> Server:
         """The node."""

@@ -127,7 +127,7 @@ class Bench:
     async def _search(self, who: str, plan: Plan) -> list[Point]:
         points: list[Point] = []
         held, failed, misses, count = 0, 0, 0, 1
-        while count <= MOST_VIEWERS and misses < (2 if self.quick else 3):  # a little beyond, for the plot
+        while count <= MOST_VIEWERS and misses < 2:  # a little beyond, for the plot
             point = await self._try(who, replace(plan, viewers=count))
             points.append(point | {"viewers": count})
             if is_held(point) and not misses:
@@ -161,7 +161,9 @@ class Bench:
 
     async def alone(self) -> dict[str, Any]:
         """One viewer, nothing else."""
-        found = await self.both(self.plan("market", 1, [sorted_view()], does="time requests"))
+        found = await self.both(
+            replace(self.plan("market", 1, [sorted_view()], does="time requests"), seconds=self.seconds / 2)
+        )
         if any("failed" in point for point in found.values()):
             return found
         ratios = {kind: found["ours"][kind] / found["stock"][kind] for kind in found["ours"]}

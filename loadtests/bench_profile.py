@@ -64,9 +64,10 @@ async def _look(fleet: Fleet, seconds: float) -> dict[str, Any]:
     for count in VIEWERS:
         plan = Plan(HOST, node.port, node.pid, "market", count, [dialogue], seconds=seconds, setup_seconds=20)
         found = await measure(node, plan)
-        await fleet.settle()
         if "failed" not in found:
             break
+        await fleet.settle()
+    await fleet.stop_ticks()  # and no more questions about its state, which the profile would show
     return found
 
 

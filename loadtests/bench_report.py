@@ -13,7 +13,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 Point = dict[str, Any]
 COLOURS = {"ours": "#1f77b4", "stock": "#d62728"}
 NAMES = {"ours": "a Parallax node", "stock": "Perspective's Tornado handler", "bare": "bare Tornado websocket"}
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 420, 280, 60, 40, 14, 48
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 420, 280, 60, 40, 24, 48
 
 CASES = {
     "sorted": "50 viewers of one sorted view of 100,000 rows: refreshes a CPU second",

@@ -317,6 +317,7 @@ def main() -> int:
         parser.error(f"--only: no case {', '.join(sorted(unknown))}")
     if arguments.quick:
         arguments.rounds, arguments.seconds = 1, 2.0
+        arguments.results = arguments.results.with_suffix(".quick.json")  # not among the figures that count
     raise_limits()
     known: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     if arguments.what == "report":

@@ -1,6 +1,7 @@
 """What every service does to start and to stop."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -47,6 +48,9 @@ def run_service(kind: type[S], serve: Callable[[S, asyncio.Event], Coroutine[Any
     try:
         settings = load(kind)
         _log_as(settings)
+        # What was loaded lives for ever, and a service makes thousands of short-lived objects a second: 5 % of a busy node.
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_told(settings, serve))
     except ConfigurationError as error:

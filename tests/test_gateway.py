@@ -70,7 +70,6 @@ class Node:
 
         await until(is_so, 5, f"the engine has {count} views")
 
-
     async def is_empty(self) -> None:
         """Wait until no view is left, here or in the engine."""
 
@@ -169,7 +168,7 @@ async def test_the_order_of_a_map_makes_no_difference(node: Node) -> None:
     "config",
     [
         {"expressions": {"e": "random()"}, "columns": ["e"]},
-        {"expressions": {"e": 'now()'}, "columns": ["e"]},
+        {"expressions": {"e": "now()"}, "columns": ["e"]},
         {"expressions": {"e": '"g"'}, "group_by": ["e"]},
     ],
 )
@@ -443,11 +442,13 @@ async def test_views_that_are_still_valid_are_made_again_and_told(node: Node) ->
     viewer.frames.clear()
     await node.table.load(WIDER, pa.Table.from_pylist([{"id": "q", "n": 9, "more": 1.5}], WIDER.arrow_schema))
     viewer.session.receive(Envelope(7, "stays", COLUMNS, b"").encode())  # asked before the gateway knows
+    viewer.session.receive(Envelope(8, "stays", DIMENSIONS, b"").encode())
+    viewer.session.receive(Envelope(9, "t", 8, b"").encode())
     await asyncio.sleep(0.01)
     node.gateway.add_table("t", node.table)
     await viewer.settled()
     said = {(answer.msg_id, answer.number) for answer in map(decode, viewer.frames)}
-    assert said == {(50, ON_UPDATE), (151, ON_DELETE), (200, 29), (7, COLUMNS)}
+    assert said == {(50, ON_UPDATE), (151, ON_DELETE), (200, 29), (7, COLUMNS), (8, DIMENSIONS), (9, 8)}
     assert await columns_of(viewer, "stays") == {"n": [9]}
     assert "no view" in await viewer.refused(DIMENSIONS, b"", "ends")
     viewer.frames.clear()

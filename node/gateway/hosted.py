@@ -37,6 +37,7 @@ class Hosted:
     ) -> None:
         self.table = table
         self.name = self.spec.name
+        self.columns = len(self.spec.columns)
         self.generation = table.generation
         self.answers = Answers(self.name, budget)
         """Answers about the table itself."""
@@ -91,7 +92,7 @@ class Hosted:
         said = self.table.request_at_once(request, self.generation)
         return self._keep(answers, (number, body), msg_id, said.frames, said.version)
 
-    async def read(self, answers: Answers, number: int, body: bytes) -> Answer:
+    async def read(self, answers: Answers, number: int, body: bytes, *, is_cheap: bool = False) -> Answer:
         """Return an answer that is known, or under way, or that the engine gives in its turn.
 
         Raises:
@@ -105,17 +106,19 @@ class Hosted:
         flight = answers.flights.get(question)
         if flight is None:
             flight = answers.flights[question] = asyncio.get_running_loop().create_future()
-            self._tasks.start(self._compute(answers, number, body, flight), name=f"read of table {self.name}")
+            self._tasks.start(self._compute(answers, number, body, flight, is_cheap), name=f"read of table {self.name}")
         else:
             self._counts.shared += 1
         return await asyncio.shield(flight)
 
-    async def _compute(self, answers: Answers, number: int, body: bytes, flight: "asyncio.Future[Answer]") -> None:
+    async def _compute(
+        self, answers: Answers, number: int, body: bytes, flight: "asyncio.Future[Answer]", is_cheap: bool
+    ) -> None:
         msg_id = next(self._numbers)
         request = Envelope(msg_id, answers.entity_id, number, body).encode()
         self._counts.computed += 1
         try:
-            said = await self.table.request([request], self.generation)
+            said = await self.table.request([request], self.generation, is_quick=is_cheap)
             flight.set_result(self._keep(answers, (number, body), msg_id, said.frames, said.version))
         except Exception as error:  # noqa: BLE001 - raised again where it is waited for, if it still is
             flight.set_exception(error)
@@ -138,13 +141,11 @@ class Hosted:
 
     def _take(self, msg_id: int, frames: Sequence[bytes]) -> Answer:
         mine = None
-        others = []
         for frame in frames:
             if read_msg_id(frame) == msg_id:
                 mine = decode(frame)
             else:
-                others.append(frame)
-        self._heard(others)
+                self._heard([frame])
         if mine is None:
             raise Refused("the engine gave no answer")
         return Answer(mine.number, mine.body)

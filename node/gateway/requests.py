@@ -94,23 +94,20 @@ def canonical(name: str, body: bytes) -> bytes:
     return _short(name, body) if len(body) <= 64 else _short.__wrapped__(name, body)
 
 
-def is_cheap(number: int, body: bytes, config: Any) -> bool:
-    """Say whether a read, its body in canonical form, takes the engine less time than to wait for a turn."""
+def is_cheap(number: int, body: bytes, config: Any, columns: int) -> bool:
+    """Say whether a read, its body in canonical form, takes the engine less time than to wait for a turn.
+
+    `columns` is how many the table has.
+    """
     if number in CHEAP:
         return True
-    return (
-        number in (TO_COLUMNS, TO_ROWS)
-        and not config.split_by
-        and _cells(body, len(config.columns.columns.columns)) <= CHEAP_CELLS
-    )
+    if number not in (TO_COLUMNS, TO_ROWS) or config.split_by:
+        return False
+    shown = len(config.columns.columns.columns) if config.HasField("columns") else columns + len(config.expressions)
+    return _rows(body) * shown <= CHEAP_CELLS
 
 
 @lru_cache(maxsize=4096)
-def _cells(body: bytes, columns: int) -> int:
+def _rows(body: bytes) -> int:
     viewport: Any = messages.parse("ToText", body).viewport
-    if not viewport.HasField("end_row"):
-        return CHEAP_CELLS + 1
-    rows = max(0, int(viewport.end_row) - int(viewport.start_row))
-    if viewport.HasField("end_col"):
-        return rows * max(0, int(viewport.end_col) - int(viewport.start_col))
-    return rows * (columns or 1000)
+    return max(0, int(viewport.end_row) - int(viewport.start_row)) if viewport.HasField("end_row") else CHEAP_CELLS + 1

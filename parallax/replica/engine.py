@@ -116,6 +116,7 @@ class EngineTable:
         """How long the lane was at work, polls included."""
         self._engine = engine
         self._lane = asyncio.Lock()
+        self._freed = asyncio.Event()  # set, and replaced, when the lane is let go
         self._listeners: list[Listener] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -197,17 +198,29 @@ class EngineTable:
         return table
 
     async def request(
-        self, bodies: Sequence[bytes], generation: int, *, opens: str | None = None, closes: str | None = None
+        self,
+        bodies: Sequence[bytes],
+        generation: int,
+        *,
+        opens: str | None = None,
+        closes: str | None = None,
+        is_quick: bool = False,
     ) -> Answers:
         """Hand encoded Requests, in one turn, to the engine's only session.
 
         All ids in it are the caller's: message ids unique among those that still may be answered, below `LAST_MSG_ID`, and
         view ids that are said in `opens` and `closes`, so that dropping the table can delete the views first. What other
-        subscriptions say on this occasion is among the answers.
+        subscriptions say on this occasion is among the answers. `is_quick`: see `request_at_once`.
 
         Raises:
             StaleGeneration: the table is no longer of that generation.
         """
+        if is_quick:
+            async with self._lane:
+                try:
+                    return self.request_at_once(bodies[0], generation)
+                finally:
+                    self._let_go()
         answers: Answers = await self._in_lane(lambda: self._request(bodies, generation, opens, closes), is_request=True)
         return answers
 
@@ -216,8 +229,13 @@ class EngineTable:
         """Say whether the lane is free."""
         return not self._lane.locked() and not self._closed
 
+    async def freed(self) -> None:
+        """Wait until a job leaves the lane."""
+        if self._lane.locked():
+            await self._freed.wait()
+
     def request_at_once(self, body: bytes, generation: int) -> Answers:
-        """Do the same on the event loop, while `is_idle`: for requests that take microseconds, less than a change of threads.
+        """Do the same on the event loop, while nothing else is in the lane: for requests that take less than a change of threads.
 
         Raises:
             StaleGeneration: as above.
@@ -256,6 +274,7 @@ class EngineTable:
                         listener.on_generation()
             finally:
                 self._lane.release()
+                self._let_go()
 
         # Not in this coroutine: who waits here may be cancelled, and the lane is taken until the thread is done.
         future.add_done_callback(hand_over)
@@ -263,6 +282,10 @@ class EngineTable:
         if error is not None:
             raise error
         return value
+
+    def _let_go(self) -> None:
+        self._freed.set()
+        self._freed = asyncio.Event()
 
     def _run(self, job: Callable[[], Any], is_request: bool) -> tuple[Any, BaseException | None, list[bytes], int]:
         """Run a job in its thread; return what it gave or raised, what the engine said, and how many polls there were."""
@@ -436,7 +459,7 @@ class EngineTable:
         self.spec = spec
 
     def _request(self, bodies: Sequence[bytes], generation: int, opens: str | None, closes: str | None) -> Answers:
-        if generation != self.generation or self.spec is None:
+        if generation != self.generation or self.spec is None or self._closed:
             raise StaleGeneration
         if opens is not None:
             self._views.add(opens)

@@ -1,0 +1,731 @@
+"""The gateway beside a stock Perspective server: the same requests, the same data at the same moments, the same answers.
+
+Whatever a table of the node's engine is told (updates, polls) goes to a server of its own as it comes from Perspective, too. For
+each view that the gateway makes in its engine, one is made there at that moment: a session that is given an older view, because
+another has the same configuration, is held against that older one.
+
+    python -m tests.differential FILE    plays what a failed run printed, one action a line
+"""
+
+import asyncio
+import inspect
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import perspective
+import pyarrow as pa
+
+from node.gateway import Gateway, messages, safety
+from node.gateway.wire import SERVER_ERROR, Envelope, decode
+from node.settings import NodeSettings
+from parallax.replica.engine import Engine, EngineTable, to_ipc
+from parallax.replication.record import Op
+from parallax.replication.spec import TableSpec
+from tests.differential_requests import COLUMNS, KINDS, WRITES, Action, Requests
+from tests.processes import PATIENCE
+
+SPECS = {name: TableSpec.declare(name, {"schema": COLUMNS} | kind) for name, kind in KINDS.items()}
+
+REFUSALS = (
+    "tables are read-only for viewers",  # writes
+    "this view is not grouped into a tree",  # its depth; the process may end
+    "row updates of a view with more than one split_by column are not available",  # the process may end
+    "this session has no view",  # here a view is the session's own
+)
+"""What the gateway refuses and Perspective may not: then only the gateway is asked."""
+
+CONSTANT = {5: b"\x08\x01", 17: b"\x08\x00\x10\x00"}
+"""Answers that the gateway gives by itself: a port, the state of the server."""
+
+SILENT = {21, 39, 29, 34}
+"""Subscriptions, which are not answered, and the numbers of what they are sent."""
+
+ENDS = {22: 21, 40: 39, 30: 29, 35: 34}
+STATE = {18, 19, 23}
+
+
+class Different(AssertionError):
+    """The gateway and Perspective do not say the same."""
+
+
+# Stock ----------------------------------------------------------------------------------------------------------------
+
+
+class Stock:
+    """A server as it comes, which is told what a table of the engine is told. Put between the table and its own client."""
+
+    def __init__(self, table: EngineTable) -> None:
+        self.frames: list[bytes] = []
+        self.notes: dict[int, list[bytes]] = {}  # by our message id: what a subscription was sent since last asked
+        self.server = perspective.Server(on_poll_request=lambda *_: None)
+        self.session = self.server.new_session(self.frames.append)
+        self._client = self.server.new_local_client()
+        self._numbers = iter(range(1, 1 << 30))
+        real_server, real_client = table._server, table._client
+        stock = self
+
+        class BothServers:
+            def poll(self) -> None:
+                real_server.poll()
+                stock.server.poll()
+
+        class BothClients:
+            def table(self, data: bytes, **options: Any) -> Any:
+                return BothTables(real_client.table(data, **options), stock._client.table(data, **options))
+
+        table._server, table._client = BothServers(), BothClients()
+
+    def number(self) -> int:
+        """Return a message id."""
+        return next(self._numbers)
+
+    def ask(self, entity: str, number: int, body: bytes, msg_id: int | None = None) -> Envelope | None:
+        """Put a request, and return its answer."""
+        self.hear()
+        msg_id = msg_id or self.number()
+        self.session.handle_request(Envelope(msg_id, entity, number, body).encode())
+        answers = [decode(frame) for frame in self.frames]
+        self.frames.clear()
+        return next((answer for answer in answers if answer.msg_id == msg_id), None)
+
+    def hear(self) -> None:
+        """Put what subscriptions were sent where it is looked for."""
+        for frame in self.frames:
+            envelope = decode(frame)
+            self.notes.setdefault(envelope.msg_id, []).append(envelope.body)
+        self.frames.clear()
+
+
+class BothTables:
+    """Tells two tables the same."""
+
+    def __init__(self, real: Any, stock: Any) -> None:
+        self._both = (real, stock)
+
+    def __getattr__(self, name: str) -> Any:
+        real, stock = (getattr(table, name) for table in self._both)
+        if name not in ("update", "remove", "replace", "clear", "delete"):
+            return real
+
+        def call(*values: Any, **options: Any) -> None:
+            real(*values, **options)
+            stock(*values, **options)
+
+        return call
+
+
+@dataclass(eq=False)
+class Twin:
+    """A view of the gateway's engine, and the stock one that was made at the same moment."""
+
+    engine_id: str
+    stock_id: str
+    table: str
+    config: bytes
+    hears_rows: bool = False
+    is_private: bool = False
+    dims: Any = None
+
+
+@dataclass(eq=False)
+class View:
+    """A view of a session."""
+
+    table: str
+    config: bytes
+    twin: Twin
+    rows: Twin | None = None  # where row deltas come from, if not from `twin`
+    subscriptions: dict[int, tuple[int, bytes, Twin, int]] = field(default_factory=dict)  # kind, body, where, stock's msg_id
+    watches: set[int] = field(default_factory=set)
+
+
+class Viewer:
+    """A session of the gateway, and what it was sent."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.answers: dict[int, list[Envelope]] = {}
+        self.notes: dict[int, list[Envelope]] = {}
+        self.silent: set[int] = set()
+        self.views: dict[str, View] = {}
+        self.arrived = asyncio.Event()
+        opened: Any = gateway.open(self._took)
+        self.session: Any = opened[0] if isinstance(opened, tuple) else opened
+
+    def _took(self, sent: Any) -> None:
+        for frame in [sent] if isinstance(sent, bytes) else [b"".join(parts) for parts in sent]:
+            envelope = decode(frame)
+            is_note = envelope.msg_id in self.silent and envelope.number != SERVER_ERROR
+            (self.notes if is_note else self.answers).setdefault(envelope.msg_id, []).append(envelope)
+        self.arrived.set()
+
+    async def put(self, request: Envelope) -> None:
+        """Hand a frame to the session: the one place that knows whether it is answered at once."""
+        result = self.session.receive(request.encode())
+        if inspect.isawaitable(result):
+            await result
+
+    async def ask(self, request: Envelope) -> Envelope:
+        """Ask, and wait for the answer."""
+        await self.put(request)
+        async with asyncio.timeout(20 * PATIENCE):
+            while request.msg_id not in self.answers:
+                self.arrived.clear()
+                await self.arrived.wait()
+        answers = self.answers.pop(request.msg_id)
+        if len(answers) != 1:
+            raise Different(f"{len(answers)} answers to one request: {answers}")
+        return answers[0]
+
+
+# The comparison -------------------------------------------------------------------------------------------------------
+
+
+class Comparison:
+    """Both sides. `perform` takes one action and raises `Different`; `asked` counts the requests of each kind."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[int] = Counter()
+        self.happened: Counter[str] = Counter()
+        self._viewers: dict[int, Viewer] = {}
+        self._twins: list[Twin] = []
+        self._engine = Engine(frame_seconds=3600)  # polls come when they are told to
+        self._tables: dict[str, EngineTable] = {}
+        self._stocks: dict[str, Stock] = {}
+
+    async def start(self, rows: dict[str, Any]) -> None:
+        """Make the tables, on both sides, and load them."""
+        self.gateway = Gateway(NodeSettings(max_views=40))
+        for name, spec in SPECS.items():
+            table = self._tables[name] = self._engine.table(name)
+            self._stocks[name] = Stock(table)
+            await table.load(spec, arrow(rows))
+            self.gateway.add_table(name, table)
+
+    async def close(self) -> None:
+        """End both sides."""
+        for viewer in self._viewers.values():
+            viewer.session.close()
+        await self.gateway.close()
+        await self._quiet()
+        for twin in self._twins:
+            self._stocks[twin.table].ask(twin.stock_id, 11, b"")
+        for stock in self._stocks.values():
+            stock.session.close()
+        await self._engine.close()
+
+    async def perform(self, action: Action) -> None:
+        """Do one thing on both sides, and compare."""
+        match action["do"]:
+            case "open":
+                self._viewers[action["who"]] = Viewer(self.gateway)
+            case "close":
+                await self._close(action)
+            case "apply":
+                await self._apply(action)
+                await self._quiet()
+            case "burst":
+                await self._burst(action)
+            case "ask":
+                await self._ask(action)
+        self._compare_notes()
+        self._forget()
+
+    async def _apply(self, action: Action) -> None:
+        table = self._tables[action["table"]]
+        operations = [(Op(op), to_ipc(arrow(rows)) if rows else b"") for op, rows in action["operations"]]
+        await table.apply(operations)
+        if action["flush"]:
+            await table.flush()
+
+    async def _quiet(self) -> None:
+        """Wait until nothing is under way in the tables' lanes."""
+        calm = 0
+        while calm < 4:
+            calm = 0 if any(table._lane.locked() for table in self._tables.values()) else calm + 1
+            await asyncio.sleep(0)
+
+    def _engine_views(self) -> set[str]:
+        return {view_id for table in self._tables.values() for view_id in table._views}
+
+    async def _close(self, action: Action) -> None:
+        viewer = self._viewers.pop(action["who"])
+        during = action["during"]
+        before = self._engine_views()
+        if during is None:
+            viewer.session.close()
+        else:
+            asking = asyncio.ensure_future(viewer.put(request_of(during)))
+            await asyncio.sleep(0)
+            viewer.session.close()
+            sent = sum(map(len, viewer.answers.values()))
+            await asyncio.gather(asking, return_exceptions=True)
+            if sum(map(len, viewer.answers.values())) != sent:
+                raise Different("a session that was closed is answered")
+            self.asked[during["number"]] += 1
+        await self._quiet()
+        for engine_id in self._engine_views() - before:  # it may linger, and be somebody's next
+            config = messages.parse("MakeView", bytes.fromhex(during["body"])).config
+            self._new_twin(during["entity"], messages.encode(config), engine_id)
+        for view in viewer.views.values():
+            for msg_id in list(view.subscriptions):
+                self._end_stock(view, msg_id)
+
+    async def _burst(self, action: Action) -> None:
+        asks = [ask for ask in action["asks"] if ask["entity"] in self._viewers[ask["who"]].views]
+        firsts = [self._stock_answer(ask) for ask in asks]
+        waiting = [self._viewers[ask["who"]].ask(request_of(ask)) for ask in asks]
+        if action["change"] is None:
+            answers = await asyncio.gather(*waiting)
+        else:
+            *answers, _ = await asyncio.gather(*waiting, self._apply(action["change"]))
+        await self._quiet()
+        for ask, first, answer in zip(asks, firsts, answers, strict=True):
+            self.asked[ask["number"]] += 1
+            try:
+                compare(ask["number"], answer, first)
+            except Different:
+                compare(ask["number"], answer, self._stock_answer(ask))  # it was read after the change
+
+    # One request -------------------------------------------------------------------------------------------------------
+
+    async def _ask(self, ask: Action) -> None:
+        viewer, request = self._viewers[ask["who"]], request_of(ask)
+        number = request.number
+        self.asked[number] += 1
+        view = viewer.views.get(request.entity_id)
+        before = self._engine_views()
+        if number in SILENT:
+            viewer.silent.add(request.msg_id)
+            await viewer.put(request)
+            # They are not acknowledged; what is asked of the same view afterwards is.
+            await viewer.ask(Envelope(request.msg_id + (1 << 20), request.entity_id, 7 if number == 29 else 13, b""))
+            refused = viewer.answers.pop(request.msg_id, [None])[0]
+        else:
+            answer = await viewer.ask(request)
+            refused = answer if answer.number == SERVER_ERROR else None
+        if refused is not None and any(known.encode() in refused.body for known in REFUSALS):
+            self.happened["refused"] += 1
+            return
+        if number in WRITES:
+            raise Different(f"a write was answered by {answer}")
+        made = self._engine_views() - before
+        if number == 6:
+            await self._made(viewer, request, answer, made)
+        elif number in SILENT or number in ENDS:
+            if refused is not None:
+                raise Different(f"a subscription was refused: {refused}")
+            self._subscription(viewer, view, request, made)
+        elif number == 11:
+            self._deleted(viewer, request, answer)
+        elif view is not None:
+            if number in STATE:
+                self._becomes_private(view, made)
+            elif made:  # the engine's view was made anew to be read
+                self._make_anew(view.twin, made)
+            compare(number, answer, self._stock_answer(ask))
+        else:
+            self._compare_others(request, answer)
+
+    def _stock_answer(self, ask: Action) -> Envelope | None:
+        view = self._viewers[ask["who"]].views[ask["entity"]]
+        stock, number, body = self._stocks[view.table], ask["number"], bytes.fromhex(ask["body"])
+        if number == 10:  # Perspective never ends when asked for columns beyond all
+            message = messages.parse("ColumnPaths", body)
+            dimensions = stock.ask(view.twin.stock_id, 12, b"")
+            assert dimensions is not None
+            if message.HasField("start_col"):
+                safety.cut_columns(message, messages.parse("Dimensions", dimensions.body).num_view_columns)
+            body = messages.encode(message)
+        return stock.ask(view.twin.stock_id, number, body)
+
+    def _new_twin(self, table: str, config: bytes, engine_id: str, *, hears_rows: bool = False) -> Twin:
+        stock = self._stocks[table]
+        message = messages.new("MakeView")
+        message.view_id = f"stock-{stock.number()}"
+        message.config.ParseFromString(config)
+        for term in message.config.filter:
+            safety._check_filter(term, None)  # completed as any client does
+        answer = stock.ask(table, 6, messages.encode(message))
+        if answer is None or answer.number != 6:
+            raise Different(f"Perspective does not make this view: {answer}")
+        twin = Twin(engine_id, message.view_id, table, config, hears_rows=hears_rows)
+        self._twins.append(twin)
+        return twin
+
+    async def _made(self, viewer: Viewer, request: Envelope, answer: Envelope, made: set[str]) -> None:
+        message = messages.parse("MakeView", request.body)
+        config = messages.encode(message.config)
+        if answer.number == SERVER_ERROR:
+            message.view_id = "refused"
+            compare(6, answer, self._stocks[request.entity_id].ask(request.entity_id, 6, messages.encode(message)))
+            await self._quiet()
+            self.happened["not made"] += 1
+            return
+        if messages.parse("MadeView", answer.body).view_id != message.view_id:
+            raise Different(f"made under another id: {answer}")
+        if len(made) > 1:
+            raise Different(f"one view was made as {made}")
+        if made:
+            twin = self._new_twin(request.entity_id, config, made.pop())
+        else:
+            twin = self._shared(request.entity_id, config, hears_rows=False)
+            self.happened["shared"] += 1
+        viewer.views[message.view_id] = View(request.entity_id, config, twin)
+
+    def _shared(self, table: str, config: bytes, *, hears_rows: bool) -> Twin:
+        for twin in reversed(self._twins):
+            if (twin.table, twin.config, twin.hears_rows, twin.is_private) == (table, config, hears_rows, False):
+                return twin
+        raise Different("no view was made in the engine, and none with this configuration is there")
+
+    def _becomes_private(self, view: View, made: set[str]) -> None:
+        """What one viewer expands, others must not see: the gateway may have made a view for it alone."""
+        if made:
+            view.twin = self._new_twin(view.table, view.config, made.pop(), hears_rows=view.rows is not None)
+            if view.rows is not None:
+                view.rows = view.twin
+            for msg_id, (kind, body, _, _) in list(view.subscriptions.items()):
+                self._end_stock(view, msg_id)
+                self._subscribe_stock(view, msg_id, kind, body, view.twin)
+        view.twin.is_private = True
+        self.happened["private"] += 1
+
+    def _make_anew(self, twin: Twin, made: set[str]) -> None:
+        fresh = self._new_twin(twin.table, twin.config, made.pop())
+        self._twins.remove(fresh)
+        self._stocks[twin.table].ask(twin.stock_id, 11, b"")
+        twin.engine_id, twin.stock_id = fresh.engine_id, fresh.stock_id
+        self.happened["made anew"] += 1
+
+    # Subscriptions -----------------------------------------------------------------------------------------------------
+
+    def _subscription(self, viewer: Viewer, view: View | None, request: Envelope, made: set[str]) -> None:
+        msg_id, number = request.msg_id, request.number
+        if number in ENDS:
+            ended = messages.parse("Id", request.body).id
+            viewer.silent.discard(ended)
+            if view is not None:
+                view.watches.discard(ended)
+                self._end_stock(view, ended)
+        elif number == 34 and view is not None:
+            view.watches.add(msg_id)
+        elif view is not None:
+            source = view.twin
+            if number == 39 or request.body:
+                if made:
+                    view.rows = self._new_twin(view.table, view.config, made.pop(), hears_rows=True)
+                elif view.rows is None and not view.twin.is_private and view.twin.engine_id in self._engine_views():
+                    same = [twin for twin in self._twins if twin.hears_rows and not twin.is_private]
+                    same = [twin for twin in same if (twin.table, twin.config) == (view.table, view.config)]
+                    view.rows = same[-1] if same else None
+                source = view.rows or view.twin
+            self._subscribe_stock(view, msg_id, number, request.body, source)
+
+    def _subscribe_stock(self, view: View, msg_id: int, kind: int, body: bytes, source: Twin) -> None:
+        stock = self._stocks[view.table]
+        ours = stock.number()
+        stock.ask(source.stock_id, kind, body, ours)
+        view.subscriptions[msg_id] = (kind, body, source, ours)
+
+    def _end_stock(self, view: View, msg_id: int) -> None:
+        if msg_id in view.subscriptions:
+            kind, _, source, ours = view.subscriptions.pop(msg_id)
+            message = messages.new("Id")
+            message.id = ours
+            self._stocks[view.table].ask(source.stock_id, 22 if kind == 21 else 40, messages.encode(message))
+
+    def _compare_notes(self) -> None:
+        for stock in self._stocks.values():
+            stock.hear()
+        for viewer in self._viewers.values():
+            for view in viewer.views.values():
+                for msg_id, (kind, body, _, ours) in view.subscriptions.items():
+                    expected = self._stocks[view.table].notes.pop(ours, [])
+                    heard = [note.body for note in viewer.notes.pop(msg_id, [])]
+                    self._compare_heard(kind, bool(body) or kind == 39, heard, expected)
+            if any(viewer.notes.values()):
+                raise Different(f"nobody subscribed to {viewer.notes}")
+            if viewer.answers:
+                raise Different(f"nobody asked for {viewer.answers}")
+            viewer.notes.clear()
+        for stock in self._stocks.values():
+            stock.notes.clear()
+
+    def _compare_heard(self, kind: int, are_rows: bool, heard: list[bytes], expected: list[bytes]) -> None:
+        if not are_rows:
+            if bool(heard) != bool(expected) or len(heard) > len(expected):
+                raise Different(f"{len(heard)} notifications instead of {len(expected)}")
+            if any(heard):
+                raise Different(f"a notification with a body: {heard}")
+            self.happened["notified"] += bool(heard)
+            return
+        if len(heard) != len(expected):
+            raise Different(f"{len(heard)} times rows instead of {len(expected)}")
+        for mine, stock in zip(heard, expected, strict=True):
+            same_values(rows_of(mine), rows_of(stock), "rows")
+            self.happened["removed rows" if kind == 39 else "changed rows"] += 1
+
+    # The end of views --------------------------------------------------------------------------------------------------
+
+    def _deleted(self, viewer: Viewer, request: Envelope, answer: Envelope) -> None:
+        if answer.number != 11 or answer.body:
+            raise Different(f"deleting is answered by {answer}")
+        view = viewer.views.pop(request.entity_id)
+        for msg_id in list(view.subscriptions):
+            self._end_stock(view, msg_id)
+        for msg_id in view.watches:
+            notes = [note.number for note in viewer.notes.pop(msg_id, [])]
+            if notes != [34]:
+                raise Different(f"who wanted to hear of a view's end heard {notes}")
+            self.happened["heard of the end"] += 1
+
+    def _forget(self) -> None:
+        """Delete the stock views whose twins the gateway has deleted."""
+        there = self._engine_views()
+        used = {id(twin) for viewer in self._viewers.values() for view in viewer.views.values() for twin in (view.twin, view.rows)}
+        for twin in [twin for twin in self._twins if twin.engine_id not in there and id(twin) not in used]:
+            self._twins.remove(twin)
+            self._stocks[twin.table].ask(twin.stock_id, 11, b"")
+
+    # Requests about no view --------------------------------------------------------------------------------------------
+
+    def _compare_others(self, request: Envelope, answer: Envelope) -> None:
+        number = request.number
+        if number in CONSTANT:
+            if answer.body != CONSTANT[number]:
+                raise Different(f"instead of a constant: {answer}")
+        elif number == 3:
+            stock = messages.parse("Features", self._answer_of("all", "", 3, b"").body)
+            for kind, options in stock.aggregates.items():
+                kept = [option for option in options.aggregates if option.name not in safety._DEADLY_AGGREGATES[kind]]
+                del options.aggregates[:]
+                options.aggregates.extend(kept)
+            same_values(messages.parse("Features", answer.body), stock, "features")
+        elif number == 4:
+            found = messages.new("Hosted")
+            for name in sorted(self._stocks):
+                found.MergeFrom(messages.parse("Hosted", self._answer_of(name, "", 4, b"").body))
+            same_values(messages.parse("Hosted", answer.body), found, "hosted tables")
+        elif number == 37:
+            if answer.body:
+                raise Different(f"instead of nothing: {answer}")
+        elif number == 9:
+            asked = safety.only_expressions(messages.parse("ValidateExpressions", request.body).expressions)
+            describe = messages.new("Describe")
+            describe.config.CopyFrom(asked)
+            stock = self._answer_of(request.entity_id, request.entity_id, 41, messages.encode(describe))
+            found, described = messages.parse("ValidatedExpressions", answer.body), messages.parse("Description", stock.body)
+            same_values(dict(found.expression_schema), dict(described.expression_schema), "types")
+            same_values(sorted(found.errors), sorted(described.expression_errors), "errors")
+        else:
+            compare(number, answer, self._answer_of(request.entity_id, request.entity_id, number, request.body))
+
+    def _answer_of(self, table: str, entity: str, number: int, body: bytes) -> Envelope:
+        answer = self._stocks[table].ask(entity, number, body)
+        assert answer is not None
+        return answer
+
+
+def request_of(ask: Action) -> Envelope:
+    """Return the request that an action stands for."""
+    return Envelope(ask["msg_id"], ask["entity"], ask["number"], bytes.fromhex(ask["body"]))
+
+
+# Equality -------------------------------------------------------------------------------------------------------------
+
+
+def compare(number: int, answer: Envelope, stock: Envelope | None) -> None:
+    """Compare two answers to a request of this kind, whatever their ids."""
+    if stock is None or answer.number != stock.number:
+        raise Different(f"request {number} is answered by {answer}, and by {stock}")
+    read = READERS.get(number) if answer.number != SERVER_ERROR else None
+    if read is not None:
+        same_values(read(answer.body), read(stock.body), f"request {number}")
+    elif answer.number != SERVER_ERROR and answer.body != stock.body:
+        raise Different(f"request {number}: {answer.body!r} is not {stock.body!r}")
+
+
+def same_values(mine: Any, stock: Any, where: str) -> None:
+    """Compare values, floats within a billionth."""
+    if isinstance(mine, float) and isinstance(stock, float):
+        if mine == stock or mine != mine and stock != stock or abs(mine - stock) <= 1e-9 * max(1.0, abs(mine), abs(stock)):
+            return
+    elif isinstance(mine, list) and isinstance(stock, list):
+        if len(mine) != len(stock):
+            raise Different(f"{where}: {len(mine)} instead of {len(stock)}: {mine} is not {stock}")
+        for at, (one, other) in enumerate(zip(mine, stock, strict=True)):
+            same_values(one, other, f"{where}, {at}")
+        return
+    elif isinstance(mine, dict) and isinstance(stock, dict):
+        same_values(list(mine), list(stock), f"{where}, names")
+        for name in mine:
+            same_values(mine[name], stock[name], f"{where}, {name!r}")
+        return
+    elif mine == stock:
+        return
+    raise Different(f"{where}: {mine!r} is not {stock!r}")
+
+
+def fields(body: bytes) -> list[tuple[int, Any]]:
+    """Read any message: its fields' numbers and raw values, in order."""
+    found: list[tuple[int, Any]] = []
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = body[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(body):
+        tag = varint()
+        size = {1: 8, 5: 4}.get(tag & 7)
+        if tag & 7 == 0:
+            found.append((tag >> 3, varint()))
+            continue
+        if tag & 7 == 2:
+            size = varint()
+        assert size is not None
+        found.append((tag >> 3, body[at : at + size]))
+        at += size
+    return found
+
+
+def payload(body: bytes) -> bytes:
+    """Return the first field."""
+    return bytes(fields(body)[0][1]) if body else b""
+
+
+def arrow_of(body: bytes) -> dict[str, list[Any]]:
+    """Read an Arrow stream: columns, with their types among the names."""
+    table = pa.ipc.open_stream(payload(body)).read_all()
+    columns = [table.column(at) for at in range(table.num_columns)]
+    return {f"{name}: {column.type}": column.to_pylist() for name, column in zip(table.column_names, columns, strict=True)}
+
+
+def rows_of(body: bytes) -> Any:
+    """Read what a subscriber for rows is sent."""
+    content = payload(body)
+    return [arrow_of(body), fields(body)[1:]] if content else fields(body)
+
+
+def csv_of(body: bytes) -> list[Any]:
+    """Read CSV as lines of cells, numbers as numbers."""
+
+    def cell(text: str) -> Any:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    return [[cell(text) for text in line.split(",")] for line in payload(body).decode().splitlines()]
+
+
+def entries(body: bytes) -> list[Any]:
+    """Read a message that holds a map: in any order."""
+    return sorted(sorted(fields(payload(body)), key=repr), key=repr)
+
+
+def config_of(body: bytes) -> list[Any]:
+    """Read a configuration: the maps in it (expressions, aggregates, windows) come in any order."""
+    found = fields(payload(body))
+    return [field for field in found if field[0] not in (6, 7, 11)] + sorted(field for field in found if field[0] in (6, 7, 11))
+
+
+READERS: dict[int, Callable[[bytes], Any]] = {
+    7: entries,
+    13: entries,
+    14: entries,
+    15: config_of,
+    16: arrow_of,
+    24: lambda body: json.loads(payload(body)),
+    25: csv_of,
+    26: lambda body: json.loads(payload(body)),
+    36: lambda body: [json.loads(line) for line in payload(body).splitlines()],
+    41: lambda body: messages.parse("Description", body),
+}
+
+
+def arrow(rows: dict[str, list[Any]]) -> pa.Table:
+    """Make a table of the columns that are there."""
+    schema = SPECS["all"].arrow_schema
+    kinds = {"d": pa.int32(), "t": pa.int64()}
+    return pa.table(
+        {
+            name: pa.array(values, kinds.get(name, schema.field(name).type)).cast(schema.field(name).type)
+            for name, values in rows.items()
+        }
+    )
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """What a run did."""
+
+    asked: Counter[int] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)
+    happened: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "Run") -> None:
+        """Count another run, too."""
+        self.asked += other.asked
+        self.features += other.features
+        self.happened += other.happened
+
+
+async def run(seed: int, requests: int) -> Run:
+    """Compare until so many requests were made.
+
+    Raises:
+        Different: with the seed, and the list of actions that can be played again.
+    """
+    source = Requests(seed)
+    actions: list[Action] = [{"do": "load", "rows": source.rows(12, list(COLUMNS))}]
+    comparison = Comparison()
+    await comparison.start(actions[0]["rows"])
+    try:
+        while comparison.asked.total() < requests:
+            actions.append(source.next())
+            await comparison.perform(actions[-1])
+    except (AssertionError, TimeoutError) as wrong:
+        played = io.StringIO()
+        print(f"seed {seed}, action {len(actions) - 1}; to play it again: python -m tests.differential FILE", file=played)
+        for action in actions:
+            print(json.dumps(action), file=played)
+        print(played.getvalue())
+        raise Different(f"seed {seed}, action {len(actions) - 1}, {actions[-1]}: {wrong!r}") from wrong
+    finally:
+        await comparison.close()
+    return Run(comparison.asked, source.features, comparison.happened)
+
+
+async def play(actions: Iterable[Action]) -> None:
+    """Play a list of actions again."""
+    first, *rest = actions
+    comparison = Comparison()
+    await comparison.start(first["rows"])
+    try:
+        for at, action in enumerate(rest, 1):
+            print(at, json.dumps(action)[:200])
+            await comparison.perform(action)
+    finally:
+        await comparison.close()
+
+
+if __name__ == "__main__":
+    lines = Path(sys.argv[1]).read_text().splitlines()
+    asyncio.run(play(json.loads(line) for line in lines if line.startswith("{")))

@@ -28,13 +28,13 @@ async def compare(seeds: range, requests: int) -> None:
     for seed in seeds:
         whole.add(await run(seed, requests))
     assert whole.asked.total() >= len(seeds) * requests
-    assert set(whole.asked) >= KINDS
-    assert {name for name, count in whole.features.items() if count} >= FEATURES
-    assert {name for name, count in whole.happened.items() if count} >= HAPPENED
+    assert not [kind for kind in KINDS if not whole.asked[kind]]
+    assert not [name for name in FEATURES if not whole.features[name]]
+    assert not [name for name in HAPPENED if not whole.happened[name]]
 
 
 async def test_answers_are_those_of_perspective() -> None:
-    await compare(range(5), 300)
+    await compare(range(8), 300)
 
 
 @pytest.mark.deep

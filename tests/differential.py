@@ -9,7 +9,6 @@ another has the same configuration, is held against that older one.
 
 import asyncio
 import inspect
-import io
 import json
 import sys
 from collections import Counter
@@ -695,29 +694,29 @@ class Run:
         self.happened += other.happened
 
 
-async def run(seed: int, requests: int) -> Run:
-    """Compare until so many requests were made.
+async def run(seed: int, requests: int, journal: Path) -> Run:
+    """Compare until so many requests were made. Each action is written to `journal` first: it is there if the process dies.
 
     Raises:
-        Different: with the seed, and the list of actions that can be played again.
+        Different: with the seed; the list of actions, which can be played again, is printed.
     """
     source = Requests(seed)
-    actions: list[Action] = [{"do": "load", "rows": source.rows(12, list(COLUMNS))}]
+    action: Action = {"do": "load", "rows": source.rows(12, list(COLUMNS))}
     comparison = Comparison()
-    await comparison.start(actions[0]["rows"])
-    try:
-        while comparison.asked.total() < requests:
-            actions.append(source.next())
-            await comparison.perform(actions[-1])
-    except (AssertionError, TimeoutError) as wrong:
-        played = io.StringIO()
-        print(f"seed {seed}, action {len(actions) - 1}; to play it again: python -m tests.differential FILE", file=played)
-        for action in actions:
-            print(json.dumps(action), file=played)
-        print(played.getvalue())
-        raise Different(f"seed {seed}, action {len(actions) - 1}, {actions[-1]}: {wrong!r}") from wrong
-    finally:
-        await comparison.close()
+    with journal.open("w") as written:
+        print(json.dumps(action), file=written, flush=True)
+        await comparison.start(action["rows"])
+        try:
+            while comparison.asked.total() < requests:
+                action = source.next()
+                print(json.dumps(action), file=written, flush=True)
+                await comparison.perform(action)
+        except (AssertionError, TimeoutError) as wrong:
+            print(f"seed {seed}; to play it again: python -m tests.differential FILE, with this in it:")
+            print(journal.read_text())
+            raise Different(f"seed {seed}, {action}: {wrong!r}") from wrong
+        finally:
+            await comparison.close()
     return Run(comparison.asked, source.features, comparison.happened)
 
 
@@ -728,7 +727,7 @@ async def play(actions: Iterable[Action]) -> None:
     await comparison.start(first["rows"])
     try:
         for at, action in enumerate(rest, 1):
-            print(at, json.dumps(action)[:200])
+            print(at, json.dumps(action), flush=True)
             await comparison.perform(action)
     finally:
         await comparison.close()

@@ -1,5 +1,7 @@
 """What viewers are answered through the gateway is what Perspective itself answers, whoever else is looking."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.differential import STATE, Run, run
@@ -23,20 +25,20 @@ FEATURES = {
 HAPPENED = {"refused", "not made", "private", "notified", "changed rows", "removed rows", "heard of the end"}
 
 
-async def compare(seeds: range, requests: int) -> None:
+async def compare(seeds: range, requests: int, directory: Path) -> None:
     whole = Run()
     for seed in seeds:
-        whole.add(await run(seed, requests))
+        whole.add(await run(seed, requests, directory / f"seed-{seed}"))
     assert whole.asked.total() >= len(seeds) * requests
     assert not [kind for kind in KINDS if not whole.asked[kind]]
     assert not [name for name in FEATURES if not whole.features[name]]
     assert not [name for name in HAPPENED if not whole.happened[name]]
 
 
-async def test_answers_are_those_of_perspective() -> None:
-    await compare(range(8), 300)
+async def test_answers_are_those_of_perspective(tmp_path: Path) -> None:
+    await compare(range(8), 300, tmp_path)
 
 
 @pytest.mark.deep
-async def test_answers_are_those_of_perspective_however_long_it_goes_on() -> None:
-    await compare(range(100, 150), 450)
+async def test_answers_are_those_of_perspective_however_long_it_goes_on(tmp_path: Path) -> None:
+    await compare(range(100, 150), 450, tmp_path)

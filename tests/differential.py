@@ -12,12 +12,11 @@ import inspect
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import perspective
 import pyarrow as pa
 
 from node.gateway import Gateway, messages, safety
@@ -26,7 +25,9 @@ from node.settings import NodeSettings
 from parallax.replica.engine import Engine, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+from tests.differential_answers import Different, compare, rows_of, same_values
 from tests.differential_requests import COLUMNS, KINDS, WRITES, Action, Requests
+from tests.differential_stock import Stock
 from tests.processes import PATIENCE
 
 SPECS = {name: TableSpec.declare(name, {"schema": COLUMNS} | kind) for name, kind in KINDS.items()}
@@ -47,76 +48,6 @@ SILENT = {21, 39, 29, 34}
 
 ENDS = {22: 21, 40: 39, 30: 29, 35: 34}
 STATE = {18, 19, 23}
-
-
-class Different(AssertionError):
-    """The gateway and Perspective do not say the same."""
-
-
-# Stock ----------------------------------------------------------------------------------------------------------------
-
-
-class Stock:
-    """A server as it comes, which is told what a table of the engine is told. Put between the table and its own client."""
-
-    def __init__(self, table: EngineTable) -> None:
-        self.frames: list[bytes] = []
-        self.notes: dict[int, list[bytes]] = {}  # by our message id: what a subscription was sent since last asked
-        self.server = perspective.Server(on_poll_request=lambda *_: None)
-        self.session = self.server.new_session(self.frames.append)
-        self._client = self.server.new_local_client()
-        self._numbers = iter(range(1, 1 << 30))
-        real_server, real_client = table._server, table._client
-        stock = self
-
-        class BothServers:
-            def poll(self) -> None:
-                real_server.poll()
-                stock.server.poll()
-
-        class BothClients:
-            def table(self, data: bytes, **options: Any) -> Any:
-                return BothTables(real_client.table(data, **options), stock._client.table(data, **options))
-
-        table._server, table._client = BothServers(), BothClients()
-
-    def number(self) -> int:
-        """Return a message id."""
-        return next(self._numbers)
-
-    def ask(self, entity: str, number: int, body: bytes, msg_id: int | None = None) -> Envelope | None:
-        """Put a request, and return its answer."""
-        self.hear()
-        msg_id = msg_id or self.number()
-        self.session.handle_request(Envelope(msg_id, entity, number, body).encode())
-        answers = [decode(frame) for frame in self.frames]
-        self.frames.clear()
-        return next((answer for answer in answers if answer.msg_id == msg_id), None)
-
-    def hear(self) -> None:
-        """Put what subscriptions were sent where it is looked for."""
-        for frame in self.frames:
-            envelope = decode(frame)
-            self.notes.setdefault(envelope.msg_id, []).append(envelope.body)
-        self.frames.clear()
-
-
-class BothTables:
-    """Tells two tables the same."""
-
-    def __init__(self, real: Any, stock: Any) -> None:
-        self._both = (real, stock)
-
-    def __getattr__(self, name: str) -> Any:
-        real, stock = (getattr(table, name) for table in self._both)
-        if name not in ("update", "remove", "replace", "clear", "delete"):
-            return real
-
-        def call(*values: Any, **options: Any) -> None:
-            real(*values, **options)
-            stock(*values, **options)
-
-        return call
 
 
 @dataclass(eq=False)
@@ -259,7 +190,7 @@ class Comparison:
         if during is None:
             viewer.session.close()
         else:
-            asking = asyncio.ensure_future(viewer.put(request_of(during)))
+            asking = asyncio.get_running_loop().create_task(viewer.put(request_of(during)))
             await asyncio.sleep(0)
             viewer.session.close()
             sent = sum(map(len, viewer.answers.values()))
@@ -487,7 +418,12 @@ class Comparison:
     def _forget(self) -> None:
         """Delete the stock views whose twins the gateway has deleted."""
         there = self._engine_views()
-        used = {id(twin) for viewer in self._viewers.values() for view in viewer.views.values() for twin in (view.twin, view.rows)}
+        used = {
+            id(twin)
+            for viewer in self._viewers.values()
+            for view in viewer.views.values()
+            for twin in (view.twin, view.rows)
+        }
         for twin in [twin for twin in self._twins if twin.engine_id not in there and id(twin) not in used]:
             self._twins.remove(twin)
             self._stocks[twin.table].ask(twin.stock_id, 11, b"")
@@ -534,134 +470,6 @@ class Comparison:
 def request_of(ask: Action) -> Envelope:
     """Return the request that an action stands for."""
     return Envelope(ask["msg_id"], ask["entity"], ask["number"], bytes.fromhex(ask["body"]))
-
-
-# Equality -------------------------------------------------------------------------------------------------------------
-
-
-def compare(number: int, answer: Envelope, stock: Envelope | None) -> None:
-    """Compare two answers to a request of this kind, whatever their ids."""
-    if stock is None or answer.number != stock.number:
-        raise Different(f"request {number} is answered by {answer}, and by {stock}")
-    read = READERS.get(number) if answer.number != SERVER_ERROR else None
-    if read is not None:
-        same_values(read(answer.body), read(stock.body), f"request {number}")
-    elif answer.number != SERVER_ERROR and answer.body != stock.body:
-        raise Different(f"request {number}: {answer.body!r} is not {stock.body!r}")
-
-
-def same_values(mine: Any, stock: Any, where: str) -> None:
-    """Compare values, floats within a billionth."""
-    if isinstance(mine, float) and isinstance(stock, float):
-        if mine == stock or mine != mine and stock != stock or abs(mine - stock) <= 1e-9 * max(1.0, abs(mine), abs(stock)):
-            return
-    elif isinstance(mine, list) and isinstance(stock, list):
-        if len(mine) != len(stock):
-            raise Different(f"{where}: {len(mine)} instead of {len(stock)}: {mine} is not {stock}")
-        for at, (one, other) in enumerate(zip(mine, stock, strict=True)):
-            same_values(one, other, f"{where}, {at}")
-        return
-    elif isinstance(mine, dict) and isinstance(stock, dict):
-        same_values(list(mine), list(stock), f"{where}, names")
-        for name in mine:
-            same_values(mine[name], stock[name], f"{where}, {name!r}")
-        return
-    elif mine == stock:
-        return
-    raise Different(f"{where}: {mine!r} is not {stock!r}")
-
-
-def fields(body: bytes) -> list[tuple[int, Any]]:
-    """Read any message: its fields' numbers and raw values, in order."""
-    found: list[tuple[int, Any]] = []
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = body[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(body):
-        tag = varint()
-        size = {1: 8, 5: 4}.get(tag & 7)
-        if tag & 7 == 0:
-            found.append((tag >> 3, varint()))
-            continue
-        if tag & 7 == 2:
-            size = varint()
-        assert size is not None
-        found.append((tag >> 3, body[at : at + size]))
-        at += size
-    return found
-
-
-def payload(body: bytes) -> bytes:
-    """Return the first field."""
-    return bytes(fields(body)[0][1]) if body else b""
-
-
-def arrow_of(body: bytes) -> dict[str, list[Any]]:
-    """Read an Arrow stream: columns, with their types among the names."""
-    table = pa.ipc.open_stream(payload(body)).read_all()
-    columns = [table.column(at) for at in range(table.num_columns)]
-    return {f"{name}: {column.type}": plain(column) for name, column in zip(table.column_names, columns, strict=True)}
-
-
-def plain(column: pa.ChunkedArray) -> list[Any]:
-    """Return a column's values, dates and moments as numbers: some aggregates of them lie beyond the calendar."""
-    if pa.types.is_temporal(column.type):
-        column = column.cast(pa.int32() if pa.types.is_date32(column.type) else pa.int64())
-    values: list[Any] = column.to_pylist()
-    return values
-
-
-def rows_of(body: bytes) -> Any:
-    """Read what a subscriber for rows is sent."""
-    content = payload(body)
-    return [arrow_of(body), fields(body)[1:]] if content else fields(body)
-
-
-def csv_of(body: bytes) -> list[Any]:
-    """Read CSV as lines of cells, numbers as numbers."""
-
-    def cell(text: str) -> Any:
-        try:
-            return float(text)
-        except ValueError:
-            return text
-
-    return [[cell(text) for text in line.split(",")] for line in payload(body).decode().splitlines()]
-
-
-def entries(body: bytes) -> list[Any]:
-    """Read a message that holds a map: in any order."""
-    return sorted(fields(body))
-
-
-def config_of(body: bytes) -> list[Any]:
-    """Read a configuration: the maps in it (expressions, aggregates, windows) come in any order."""
-    found = fields(payload(body))
-    return [field for field in found if field[0] not in (6, 7, 11)] + sorted(field for field in found if field[0] in (6, 7, 11))
-
-
-READERS: dict[int, Callable[[bytes], Any]] = {
-    7: lambda body: entries(payload(body)),
-    13: entries,
-    14: config_of,
-    15: entries,
-    16: arrow_of,
-    24: lambda body: json.loads(payload(body)),
-    25: csv_of,
-    26: lambda body: json.loads(payload(body)),
-    36: lambda body: [json.loads(line) for line in payload(body).splitlines()],
-    41: lambda body: messages.parse("Description", body),
-}
 
 
 def arrow(rows: dict[str, list[Any]]) -> pa.Table:
@@ -713,7 +521,7 @@ async def run(seed: int, requests: int, journal: Path) -> Run:
                 await comparison.perform(action)
         except (AssertionError, TimeoutError) as wrong:
             print(f"seed {seed}; to play it again: python -m tests.differential FILE, with this in it:")
-            print(journal.read_text())
+            print(await asyncio.to_thread(journal.read_text))
             raise Different(f"seed {seed}, {action}: {wrong!r}") from wrong
         finally:
             await comparison.close()

@@ -28,7 +28,7 @@ EXPRESSIONS = {
     "loud": 'upper("g")',
     "lot": 'bucket("n", 5)',
     "month": "bucket(\"d\", 'M')",
-    "pair": "concat(\"g\", '-', \"s\")",
+    "pair": 'concat("g", \'-\', "s")',
     "big": '"n" > 3',
     "row": "index()",
 }
@@ -336,7 +336,9 @@ class Requests:
             parts.append(f'windows {{ key: "run" value {{ source: "n" op: "{op}" {frame} {order} }} }}')
         self._saw("windows", windows)
         pool = [*COLUMNS, *made]
-        groups = rng.sample(["g", "s", "b", "i", "d", *(name for name in made if name != "mixed")], rng.choice([0, 0, 1, 1, 2]))
+        groups = rng.sample(
+            ["g", "s", "b", "i", "d", *(name for name in made if name != "mixed")], rng.choice([0, 0, 1, 1, 2])
+        )
         splits = rng.sample(["g", "s", "b"], rng.choice([0, 0, 0, 1, 2]))
         parts += [f'group_by: "{name}"' for name in groups] + [f'split_by: "{name}"' for name in splits]
         self._saw("group_by", groups)
@@ -385,7 +387,12 @@ class Requests:
     def _filter(self, column: str) -> str:
         op, value = self.rng.choice(
             {
-                "g": [("==", 'string: "a"'), ("!=", 'string: "b"'), ("in", 'string: "a" } value { string: "c"'), ("is null", None)],
+                "g": [
+                    ("==", 'string: "a"'),
+                    ("!=", 'string: "b"'),
+                    ("in", 'string: "a" } value { string: "c"'),
+                    ("is null", None),
+                ],
                 "s": [("is not null", None), ("contains", 'string: "p"'), ("begins with", 'string: "q"')],
                 "d": [(">", "float: 1577923200000"), ("is not null", None)],
                 "b": [("==", "bool: true")],

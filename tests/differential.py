@@ -3,30 +3,25 @@
 Whatever a table of the node's engine is told (updates, polls) goes to a server of its own as it comes from Perspective, too. For
 each view that the gateway makes in its engine, one is made there at that moment: a session that is given an older view, because
 another has the same configuration, is held against that older one.
-
-    python -m tests.differential FILE    plays what a failed run printed, one action a line
 """
 
 import asyncio
-import inspect
-import json
-import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from node.gateway import Gateway, messages, safety
+from node.gateway.outbox import Frame
 from node.gateway.wire import SERVER_ERROR, Envelope, decode
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from tests.differential_answers import Different, compare, rows_of, same_values
-from tests.differential_requests import COLUMNS, KINDS, WRITES, Action, Requests
+from tests.differential_requests import COLUMNS, KINDS, WRITES, Action
 from tests.differential_stock import Stock
 from tests.processes import PATIENCE
 
@@ -50,6 +45,14 @@ ENDS = {22: 21, 40: 39, 30: 29, 35: 34}
 STATE = {18, 19, 23}
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a stock view tells, and under which message id."""
+
+    msg_id: int
+    has_rows: bool
+
+
 @dataclass(eq=False)
 class Twin:
     """A view of the gateway's engine, and the stock one that was made at the same moment."""
@@ -58,9 +61,9 @@ class Twin:
     stock_id: str
     table: str
     config: bytes
-    hears_rows: bool = False
+    hears: str = "plain"
     is_private: bool = False
-    dims: Any = None
+    told: dict[int, Told] = field(default_factory=dict)  # by kind
 
 
 @dataclass(eq=False)
@@ -70,8 +73,8 @@ class View:
     table: str
     config: bytes
     twin: Twin
-    rows: Twin | None = None  # where row deltas come from, if not from `twin`
-    subscriptions: dict[int, tuple[int, bytes, Twin, int]] = field(default_factory=dict)  # kind, body, where, stock's msg_id
+    others: dict[str, Twin] = field(default_factory=dict)  # where rows come from, by kind, if not from `twin`
+    subscriptions: dict[int, tuple[int, bytes, Twin]] = field(default_factory=dict)  # kind, body, where
     watches: set[int] = field(default_factory=set)
 
 
@@ -84,21 +87,20 @@ class Viewer:
         self.silent: set[int] = set()
         self.views: dict[str, View] = {}
         self.arrived = asyncio.Event()
-        opened: Any = gateway.open(self._took)
-        self.session: Any = opened[0] if isinstance(opened, tuple) else opened
+        self.session, self.outbox = gateway.open(self._took)
 
-    def _took(self, sent: Any) -> None:
-        for frame in [sent] if isinstance(sent, bytes) else [b"".join(parts) for parts in sent]:
-            envelope = decode(frame)
+    def _took(self, sent: Sequence[Frame]) -> None:
+        for head, body in sent:
+            self.outbox.accepted(len(head) + len(body))
+            envelope = decode(head + body)
             is_note = envelope.msg_id in self.silent and envelope.number != SERVER_ERROR
             (self.notes if is_note else self.answers).setdefault(envelope.msg_id, []).append(envelope)
         self.arrived.set()
 
     async def put(self, request: Envelope) -> None:
-        """Hand a frame to the session: the one place that knows whether it is answered at once."""
-        result = self.session.receive(request.encode())
-        if inspect.isawaitable(result):
-            await result
+        """Hand a frame to the session, which may be answered later."""
+        self.session.receive(request.encode())
+        await asyncio.sleep(0)
 
     async def ask(self, request: Envelope) -> Envelope:
         """Ask, and wait for the answer."""
@@ -122,6 +124,7 @@ class Comparison:
     def __init__(self) -> None:
         self.asked: Counter[int] = Counter()
         self.happened: Counter[str] = Counter()
+        self._fills = False  # the last change may have filled an empty table
         self._viewers: dict[int, Viewer] = {}
         self._twins: list[Twin] = []
         self._engine = Engine(frame_seconds=3600)  # polls come when they are told to
@@ -168,6 +171,7 @@ class Comparison:
 
     async def _apply(self, action: Action) -> None:
         table = self._tables[action["table"]]
+        self._fills = table.rows == 0 or any(op in ("replace", "clear") for op, _ in action["operations"])
         operations = [(Op(op), to_ipc(arrow(rows)) if rows else b"") for op, rows in action["operations"]]
         await table.apply(operations)
         if action["flush"]:
@@ -202,9 +206,6 @@ class Comparison:
         for engine_id in self._engine_views() - before:  # it may linger, and be somebody's next
             config = messages.parse("MakeView", bytes.fromhex(during["body"])).config
             self._new_twin(during["entity"], messages.encode(config), engine_id)
-        for view in viewer.views.values():
-            for msg_id in list(view.subscriptions):
-                self._end_stock(view, msg_id)
 
     async def _burst(self, action: Action) -> None:
         asks = [ask for ask in action["asks"] if ask["entity"] in self._viewers[ask["who"]].views]
@@ -213,7 +214,9 @@ class Comparison:
         if action["change"] is None:
             answers = await asyncio.gather(*waiting)
         else:
-            *answers, _ = await asyncio.gather(*waiting, self._apply(action["change"]))
+            # Of one kind: between two, there is a moment that both sides can be seen in.
+            change = action["change"] | {"operations": action["change"]["operations"][:1]}
+            *answers, _ = await asyncio.gather(*waiting, self._apply(change))
         await self._quiet()
         for ask, first, answer in zip(asks, firsts, answers, strict=True):
             self.asked[ask["number"]] += 1
@@ -274,7 +277,7 @@ class Comparison:
             body = messages.encode(message)
         return stock.ask(view.twin.stock_id, number, body)
 
-    def _new_twin(self, table: str, config: bytes, engine_id: str, *, hears_rows: bool = False) -> Twin:
+    def _new_twin(self, table: str, config: bytes, engine_id: str, *, hears: str = "plain") -> Twin:
         stock = self._stocks[table]
         message = messages.new("MakeView")
         message.view_id = f"stock-{stock.number()}"
@@ -284,7 +287,7 @@ class Comparison:
         answer = stock.ask(table, 6, messages.encode(message))
         if answer is None or answer.number != 6:
             raise Different(f"Perspective does not make this view: {answer}")
-        twin = Twin(engine_id, message.view_id, table, config, hears_rows=hears_rows)
+        twin = Twin(engine_id, message.view_id, table, config, hears=hears)
         self._twins.append(twin)
         return twin
 
@@ -304,24 +307,22 @@ class Comparison:
         if made:
             twin = self._new_twin(request.entity_id, config, made.pop())
         else:
-            twin = self._shared(request.entity_id, config, hears_rows=False)
+            twin = self._shared(request.entity_id, config)
             self.happened["shared"] += 1
         viewer.views[message.view_id] = View(request.entity_id, config, twin)
 
-    def _shared(self, table: str, config: bytes, *, hears_rows: bool) -> Twin:
+    def _shared(self, table: str, config: bytes) -> Twin:
         for twin in reversed(self._twins):
-            if (twin.table, twin.config, twin.hears_rows, twin.is_private) == (table, config, hears_rows, False):
+            if (twin.table, twin.config, twin.hears, twin.is_private) == (table, config, "plain", False):
                 return twin
         raise Different("no view was made in the engine, and none with this configuration is there")
 
     def _becomes_private(self, view: View, made: set[str]) -> None:
         """What one viewer expands, others must not see: the gateway may have made a view for it alone."""
         if made:
-            view.twin = self._new_twin(view.table, view.config, made.pop(), hears_rows=view.rows is not None)
-            if view.rows is not None:
-                view.rows = view.twin
-            for msg_id, (kind, body, _, _) in list(view.subscriptions.items()):
-                self._end_stock(view, msg_id)
+            view.twin = self._new_twin(view.table, view.config, made.pop())
+            view.others.clear()
+            for msg_id, (kind, body, _) in list(view.subscriptions.items()):
                 self._subscribe_stock(view, msg_id, kind, body, view.twin)
         view.twin.is_private = True
         self.happened["private"] += 1
@@ -342,41 +343,44 @@ class Comparison:
             viewer.silent.discard(ended)
             if view is not None:
                 view.watches.discard(ended)
-                self._end_stock(view, ended)
+                view.subscriptions.pop(ended, None)
         elif number == 34 and view is not None:
             view.watches.add(msg_id)
         elif view is not None:
             source = view.twin
             if number == 39 or request.body:
+                hears = "removed" if number == 39 else "rows"
                 if made:
-                    view.rows = self._new_twin(view.table, view.config, made.pop(), hears_rows=True)
-                elif view.rows is None and not view.twin.is_private and view.twin.engine_id in self._engine_views():
-                    same = [twin for twin in self._twins if twin.hears_rows and not twin.is_private]
+                    view.others[hears] = self._new_twin(view.table, view.config, made.pop(), hears=hears)
+                elif hears not in view.others and not view.twin.is_private:
+                    same = [twin for twin in self._twins if twin.hears == hears]
                     same = [twin for twin in same if (twin.table, twin.config) == (view.table, view.config)]
-                    view.rows = same[-1] if same else None
-                source = view.rows or view.twin
+                    if same:
+                        view.others[hears] = same[-1]
+                source = view.others.get(hears, view.twin)
             self._subscribe_stock(view, msg_id, number, request.body, source)
 
     def _subscribe_stock(self, view: View, msg_id: int, kind: int, body: bytes, source: Twin) -> None:
+        """Subscribe once for all who hear of a stock view: the second of two whom it tells of rows gets none."""
         stock = self._stocks[view.table]
-        ours = stock.number()
-        stock.ask(source.stock_id, kind, body, ours)
-        view.subscriptions[msg_id] = (kind, body, source, ours)
-
-    def _end_stock(self, view: View, msg_id: int) -> None:
-        if msg_id in view.subscriptions:
-            kind, _, source, ours = view.subscriptions.pop(msg_id)
-            message = messages.new("Id")
-            message.id = ours
-            self._stocks[view.table].ask(source.stock_id, 22 if kind == 21 else 40, messages.encode(message))
+        view.subscriptions[msg_id] = (kind, body, source)
+        wants_rows = kind == 39 or bool(body)
+        known = source.told.get(kind)
+        if known is None or (wants_rows and not known.has_rows):
+            if known is not None:
+                message = messages.new("Id")
+                message.id = known.msg_id
+                stock.ask(source.stock_id, 22, messages.encode(message))
+            source.told[kind] = Told(stock.number(), wants_rows)
+            stock.ask(source.stock_id, kind, body, source.told[kind].msg_id)
 
     def _compare_notes(self) -> None:
         for stock in self._stocks.values():
             stock.hear()
         for viewer in self._viewers.values():
             for view in viewer.views.values():
-                for msg_id, (kind, body, _, ours) in view.subscriptions.items():
-                    expected = self._stocks[view.table].notes.pop(ours, [])
+                for msg_id, (kind, body, source) in view.subscriptions.items():
+                    expected = self._stocks[view.table].notes.get(source.told[kind].msg_id, [])
                     heard = [note.body for note in viewer.notes.pop(msg_id, [])]
                     self._compare_heard(kind, bool(body) or kind == 39, heard, expected)
             if any(viewer.notes.values()):
@@ -395,6 +399,14 @@ class Comparison:
                 raise Different(f"a notification with a body: {heard}")
             self.happened["notified"] += bool(heard)
             return
+        if len(heard) == len(expected) - 1 and self._fills:
+            # A row went ahead of those that filled an empty table; of that one, viewers hear nothing.
+            for at in range(len(expected)):
+                try:
+                    self._compare_heard(kind, are_rows, heard, expected[:at] + expected[at + 1 :])
+                except Different:
+                    continue
+                return
         if len(heard) != len(expected):
             raise Different(f"{len(heard)} times rows instead of {len(expected)}")
         for mine, stock in zip(heard, expected, strict=True):
@@ -407,8 +419,6 @@ class Comparison:
         if answer.number != 11 or answer.body:
             raise Different(f"deleting is answered by {answer}")
         view = viewer.views.pop(request.entity_id)
-        for msg_id in list(view.subscriptions):
-            self._end_stock(view, msg_id)
         for msg_id in view.watches:
             notes = [note.number for note in viewer.notes.pop(msg_id, [])]
             if notes != [34]:
@@ -422,7 +432,7 @@ class Comparison:
             id(twin)
             for viewer in self._viewers.values()
             for view in viewer.views.values()
-            for twin in (view.twin, view.rows)
+            for twin in (view.twin, *view.others.values())
         }
         for twin in [twin for twin in self._twins if twin.engine_id not in there and id(twin) not in used]:
             self._twins.remove(twin)
@@ -482,65 +492,3 @@ def arrow(rows: dict[str, list[Any]]) -> pa.Table:
             for name, values in rows.items()
         }
     )
-
-
-# Runs -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """What a run did."""
-
-    asked: Counter[int] = field(default_factory=Counter)
-    features: Counter[str] = field(default_factory=Counter)
-    happened: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: "Run") -> None:
-        """Count another run, too."""
-        self.asked += other.asked
-        self.features += other.features
-        self.happened += other.happened
-
-
-async def run(seed: int, requests: int, journal: Path) -> Run:
-    """Compare until so many requests were made. Each action is written to `journal` first: it is there if the process dies.
-
-    Raises:
-        Different: with the seed; the list of actions, which can be played again, is printed.
-    """
-    source = Requests(seed)
-    action: Action = {"do": "load", "rows": source.rows(12, list(COLUMNS))}
-    comparison = Comparison()
-    with journal.open("w") as written:
-        print(json.dumps(action), file=written, flush=True)
-        await comparison.start(action["rows"])
-        try:
-            while comparison.asked.total() < requests:
-                action = source.next()
-                print(json.dumps(action), file=written, flush=True)
-                await comparison.perform(action)
-        except (AssertionError, TimeoutError) as wrong:
-            print(f"seed {seed}; to play it again: python -m tests.differential FILE, with this in it:")
-            print(await asyncio.to_thread(journal.read_text))
-            raise Different(f"seed {seed}, {action}: {wrong!r}") from wrong
-        finally:
-            await comparison.close()
-    return Run(comparison.asked, source.features, comparison.happened)
-
-
-async def play(actions: Iterable[Action]) -> None:
-    """Play a list of actions again."""
-    first, *rest = actions
-    comparison = Comparison()
-    await comparison.start(first["rows"])
-    try:
-        for at, action in enumerate(rest, 1):
-            print(at, json.dumps(action), flush=True)
-            await comparison.perform(action)
-    finally:
-        await comparison.close()
-
-
-if __name__ == "__main__":
-    lines = Path(sys.argv[1]).read_text().splitlines()
-    asyncio.run(play(json.loads(line) for line in lines if line.startswith("{")))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential import STATE, Run, run
+from tests.differential import STATE
 from tests.differential_requests import WRITES
+from tests.differential_runs import Run, run
 from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.timeout(3600 * PATIENCE)

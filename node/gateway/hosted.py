@@ -11,7 +11,7 @@ from typing import Any
 from node.gateway import messages, safety
 from node.gateway.answers import Answer, Answers, Budget
 from node.gateway.counts import Counts
-from node.gateway.shared_view import PLAIN, REMOVED, ROWS, SharedView, State
+from node.gateway.shared_view import ONLY_PLAIN, PLAIN, REMOVED, ROWS, Kinds, SharedView, State
 from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 from node.settings import NodeSettings
 from parallax.replica.engine import EngineTable, Listener, StaleGeneration
@@ -20,7 +20,7 @@ from parallax.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-MAKE_VIEW, VIEW_DELETE, ON_UPDATE, ON_REMOVE, DESCRIBE = 6, 11, 21, 39, 41
+MAKE_VIEW, VIEW_DELETE, ON_UPDATE, REMOVE_ON_UPDATE, ON_REMOVE, DESCRIBE = 6, 11, 21, 22, 39, 41
 
 
 class Hosted:
@@ -217,21 +217,22 @@ class Hosted:
 
     # Views -----------------------------------------------------------------------------------------------------------
 
-    async def acquire(self, config: Any, *, hears_rows: bool = False, is_private: bool = False) -> SharedView:
+    async def acquire(self, config: Any, *, hears: Kinds = ONLY_PLAIN, is_private: bool = False) -> SharedView:
         """Return the view of a configuration that was checked, making it if nobody has it yet. Release it when done.
 
-        Views are equal if their configurations are equal, bit for bit, but for the order of maps. `hears_rows`: it has row
-        deltas, which are switched on for a whole view; such a one is not shared with those who do not want them.
+        Views are equal if their configurations are equal, bit for bit, but for the order of maps. `hears`: what the
+        engine tells of it. Rows are switched on for a whole view, and those that were removed are then missing among those that
+        changed: who wants one shares no view with who wants another.
 
         Raises:
             StaleGeneration: as above.
             Refused: the engine does not make it, or holds too many views.
         """
         is_private = is_private or safety.depends_on_age(config, is_indexed=self.spec.index is not None)
-        key = None if is_private else (hears_rows, messages.encode(config))
+        key = None if is_private else (hears, messages.encode(config))
         view = None if key is None else self._shared.get(key)
         if view is None:
-            view = SharedView(key, config, f"view-{next(self._numbers)}", self._budget, hears_rows=hears_rows)
+            view = SharedView(key, config, f"view-{next(self._numbers)}", self._budget, hears)
             self.views.add(view)
             if key is not None:
                 self._shared[key] = view
@@ -284,7 +285,7 @@ class Hosted:
         message.config.CopyFrom(view.config)
         msg_id = next(self._numbers)
         requests = [Envelope(msg_id, self.name, MAKE_VIEW, messages.encode(message)).encode()]
-        requests += self._subscriptions(view, [PLAIN, ROWS, REMOVED] if view.hears_rows else [PLAIN])
+        requests += self._subscriptions(view, view.hears)
         try:
             said = await self.table.request(requests, self.generation, opens=view.engine_id)
             answer = self._take(msg_id, said.frames)
@@ -310,21 +311,29 @@ class Hosted:
         finally:
             self.views.discard(view)
 
-    async def switch_on_rows(self, view: SharedView) -> None:
-        """Let a private view have row deltas, too.
+    async def switch_on(self, view: SharedView, kind: str) -> None:
+        """Let a private view hear of something more.
 
         Raises:
             StaleGeneration: as above.
         """
-        if not view.hears_rows:
-            view.hears_rows = True
-            await self.table.request(self._subscriptions(view, [ROWS, REMOVED]), self.generation)
-
-    def _subscriptions(self, view: SharedView, kinds: Sequence[str]) -> list[bytes]:
+        if kind in view.hears:
+            return
+        view.hears |= {kind}
         requests = []
-        for kind in kinds:
-            if kind == ROWS and not safety.has_row_deltas(view.config):
-                continue
+        for msg_id, heard_by in list(self._heard_by.items()):
+            if kind == ROWS and heard_by == (view, PLAIN):
+                del self._heard_by[msg_id]
+                message = messages.new("Id")
+                message.id = msg_id
+                body = messages.encode(message)
+                requests.append(Envelope(next(self._numbers), view.engine_id, REMOVE_ON_UPDATE, body).encode())
+        await self.table.request([*requests, *self._subscriptions(view, frozenset({kind}))], self.generation)
+
+    def _subscriptions(self, view: SharedView, kinds: Kinds) -> list[bytes]:
+        """Return the engine's subscriptions. Rows are told to the first of a view's subscribers only: they stand for plain news."""
+        requests = []
+        for kind in sorted(kinds - {PLAIN} if ROWS in kinds else kinds):
             message = messages.new("OnUpdate")
             if kind == ROWS:
                 message.mode = 0
@@ -342,3 +351,5 @@ class Hosted:
                 envelope = decode(frame)
                 if envelope.number != SERVER_ERROR:
                     view.hear(kind, envelope.body)
+                    if kind == ROWS:
+                        view.hear(PLAIN, b"")

@@ -10,6 +10,8 @@ from node.gateway.wire import head
 
 PLAIN, ROWS, REMOVED = "plain", "rows", "removed"
 """What a subscription hears: that something changed; the changed rows; the removed rows."""
+Kinds = frozenset[str]
+ONLY_PLAIN: Kinds = frozenset({PLAIN})
 
 
 class Subscription:
@@ -43,12 +45,12 @@ class State(StrEnum):
 class SharedView:
     """One view of the engine. `references` is how many views of sessions it stands for, those that wait for it included."""
 
-    def __init__(self, key: Any, config: Any, engine_id: str, budget: Budget, *, hears_rows: bool) -> None:
+    def __init__(self, key: Any, config: Any, engine_id: str, budget: Budget, hears: Kinds) -> None:
         self.key = key
         """Under which others find it; None: it is private."""
         self.config = config
         self.engine_id = engine_id
-        self.hears_rows = hears_rows
+        self.hears = hears
         self.state = State.CREATING
         self.references = 0
         self.made: asyncio.Future[None] = asyncio.get_running_loop().create_future()

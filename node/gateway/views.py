@@ -8,7 +8,7 @@ from node.gateway import safety
 from node.gateway.answers import Answer
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Outbox
-from node.gateway.shared_view import PLAIN, ROWS, SharedView, Subscription
+from node.gateway.shared_view import ONLY_PLAIN, PLAIN, ROWS, SharedView, Subscription
 from node.gateway.wire import Refused
 from parallax.replica.engine import MOST_VIEWS, StaleGeneration
 
@@ -25,22 +25,21 @@ class View:
     hosted: Hosted
     config: Any  # as it was checked
     shared: SharedView
-    rows: SharedView | None = None  # where row deltas come from; `shared` itself, if that is private
+    others: dict[str, SharedView] = field(default_factory=dict)  # by kind, where rows come from, unless `shared` is private
     subscriptions: dict[int, Subscription] = field(default_factory=dict)  # by the client's msg_id
 
     def stop_listening(self, subscription: Subscription) -> None:
         """Let a subscription hear no more."""
-        for shared in (self.shared, self.rows):
-            if shared is not None:
-                shared.listeners[subscription.kind].discard(subscription)
+        for shared in (self.shared, *self.others.values()):
+            shared.listeners[subscription.kind].discard(subscription)
 
     def let_go(self) -> None:
         """Release what this view stands for."""
         for subscription in self.subscriptions.values():
             self.stop_listening(subscription)
-        if self.rows is not None and self.rows is not self.shared:
-            self.hosted.release(self.rows)
-        self.hosted.release(self.shared)
+        for shared in (self.shared, *self.others.values()):
+            self.hosted.release(shared)
+        self.others.clear()
 
 
 def bound_subscriptions(count: int, limit: int) -> None:
@@ -104,7 +103,7 @@ class Views:
         finally:
             self._making -= 1
 
-    async def _acquire(self, hosted: Hosted, config: Any, **options: bool) -> SharedView:
+    async def _acquire(self, hosted: Hosted, config: Any, **options: Any) -> SharedView:
         if not self._gateway.make_room():
             raise Refused(f"this node holds {MOST_VIEWS} views and can hold no more; try again later")
         return await hosted.acquire(config, **options)
@@ -117,12 +116,10 @@ class Views:
         """
         safety.check_state_change(view.config)
         if view.shared.key is not None:
-            mine = await self._acquire(view.hosted, view.config, is_private=True, hears_rows=view.rows is not None)
+            mine = await self._acquire(view.hosted, view.config, is_private=True, hears=ONLY_PLAIN | view.others.keys())
             subscriptions = tuple(view.subscriptions.values())
             view.let_go()
             view.shared = mine
-            if view.rows is not None:
-                view.rows = mine
             for subscription in subscriptions:
                 mine.listeners[subscription.kind].add(subscription)
         return await view.hosted.change(view.shared, number, body)
@@ -138,12 +135,13 @@ class Views:
         bound_subscriptions(len(view.subscriptions), self._gateway.settings.max_views)
         source = view.shared
         if subscription.kind != PLAIN:
-            if view.rows is None and source.key is None:
-                await view.hosted.switch_on_rows(source)
-                view.rows = source
-            elif view.rows is None:
-                view.rows = await self._acquire(view.hosted, view.config, hears_rows=True)
-            source = view.rows
+            if source.key is None:
+                await view.hosted.switch_on(source, subscription.kind)
+            else:
+                if subscription.kind not in view.others:
+                    hears = frozenset({subscription.kind})
+                    view.others[subscription.kind] = await self._acquire(view.hosted, view.config, hears=hears)
+                source = view.others[subscription.kind]
         self.unsubscribe(view, msg_id)
         view.subscriptions[msg_id] = subscription
         source.listeners[subscription.kind].add(subscription)
@@ -172,7 +170,7 @@ class Views:
         hosted = None if view is None else self._gateway.find(view.hosted.name)
         if view is None or hosted is view.hosted:
             return True
-        if hosted is None or view.rows is not None:
+        if hosted is None or any(subscription.kind != PLAIN for subscription in view.subscriptions.values()):
             return False
         try:
             await hosted.check(view.config)

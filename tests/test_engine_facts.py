@@ -74,7 +74,7 @@ async def test_the_gateway_keeps_it_away(engine: Engine, trap: Trap) -> None:
 )
 def test_values_that_no_version_names_are_refused(config: str) -> None:
     with pytest.raises(Refused, match="not known"):
-        safety.check_config(text_format.Parse(config, messages.new("Config")), {"a": safety.INTEGER})
+        safety.check_config(text_format.Parse(config, messages.new("Config")), SPEC, {})
 
 
 def test_only_aggregates_that_work_are_offered() -> None:

@@ -1,7 +1,7 @@
 """Answers of the engine about one view or table, each computed once for each version."""
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
@@ -50,8 +50,10 @@ class Answers:
     older version than the last one that a session was notified of.
     """
 
-    def __init__(self, entity_id: str, budget: Budget) -> None:
+    def __init__(self, entity_id: str, budget: Budget, config: Any = None) -> None:
         self.entity_id = entity_id
+        self.config = config
+        """A view's, as it was asked for; None: it is a table."""
         self.flights: dict[Question, asyncio.Future[Answer]] = {}
         self._budget = budget
         self._version = -1

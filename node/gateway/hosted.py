@@ -20,7 +20,7 @@ from parallax.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-MAKE_VIEW, VIEW_DELETE, ON_UPDATE, REMOVE_ON_UPDATE, ON_REMOVE, DESCRIBE = 6, 11, 21, 22, 39, 41
+MAKE_VIEW, VIEW_DELETE, VIEW_CONFIG, ON_UPDATE, REMOVE_ON_UPDATE, ON_REMOVE, DESCRIBE = 6, 11, 14, 21, 22, 39, 41
 
 
 class Hosted:
@@ -136,6 +136,8 @@ class Hosted:
                 raise Refused(
                     f"the answer has {len(answer.body)} bytes, more than PARALLAX_MAX_ANSWER_BYTES; ask for fewer rows or columns"
                 )
+            if answer.number == VIEW_CONFIG:
+                answer = Answer(VIEW_CONFIG, safety.as_asked(answer.body, answers.config))
             answers.keep(question, answer, version)
         return answer
 
@@ -182,7 +184,7 @@ class Hosted:
         if found.expression_errors:
             return found
         try:
-            safety.check_config(config, safety.column_types(self.spec, found.expression_schema))
+            safety.check_config(config, self.spec, found.expression_schema)
         except Refused as refused:
             found.config_error = str(refused)
             return found
@@ -213,7 +215,7 @@ class Hosted:
             for name, problem in found.expression_errors.items():
                 raise Refused(f"expression {name!r}: {problem.error_message}")
             made = found.expression_schema
-        safety.check_config(config, safety.column_types(self.spec, made))
+        safety.check_config(config, self.spec, made)
 
     # Views -----------------------------------------------------------------------------------------------------------
 
@@ -282,7 +284,7 @@ class Hosted:
     async def _make(self, view: SharedView) -> None:
         message = messages.new("MakeView")
         message.view_id = view.engine_id
-        message.config.CopyFrom(view.config)
+        message.config.CopyFrom(safety.for_engine(view.config))
         msg_id = next(self._numbers)
         requests = [Envelope(msg_id, self.name, MAKE_VIEW, messages.encode(message)).encode()]
         requests += self._subscriptions(view, view.hears)

@@ -8,7 +8,7 @@ from node.gateway import messages, safety
 TABLE_SCHEMA, TABLE_SIZE = 7, 8
 FEATURES, HOSTED, HOSTED_END, MAKE_PORT, MAKE_VIEW, VIEW_DELETE = 3, 4, 37, 5, 6, 11
 VALIDATE, DESCRIBE, SYSTEM_INFO = 9, 41, 17
-COLUMN_PATHS, DIMENSIONS, TO_COLUMNS, TO_ROWS, ON_UPDATE, ON_REMOVE = 10, 12, 24, 26, 21, 39
+COLUMN_PATHS, DIMENSIONS, VIEW_CONFIG, TO_COLUMNS, TO_ROWS, ON_UPDATE, ON_REMOVE = 10, 12, 14, 24, 26, 21, 39
 CHANGE_STATE = {18, 19, 23}  # collapse, expand, depth
 TABLE_READS = {TABLE_SCHEMA: "Empty", TABLE_SIZE: "Empty", VALIDATE: "ValidateExpressions", DESCRIBE: "Describe"}
 VIEW_READS = {
@@ -72,7 +72,7 @@ NAMES = {
 PORT = b"\x08\x01"
 SYSTEM_INFO_ANSWER = b"\x08\x00\x10\x00"
 
-CHEAP = frozenset({TABLE_SCHEMA, TABLE_SIZE, DIMENSIONS, 13, 14, 15})
+CHEAP = frozenset({TABLE_SCHEMA, TABLE_SIZE, DIMENSIONS, 13, VIEW_CONFIG, 15})
 """Reads that take the engine microseconds, whatever a table holds."""
 CHEAP_CELLS = 5_000
 """Cells that the engine writes out in a few milliseconds."""

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from node.gateway import messages, wire
 from node.gateway.wire import Refused
 from parallax.replica.engine import features
+from parallax.replica.filling import MOST_SLOTS
 from parallax.replication.spec import TableSpec
 
 MOST = 1 << 30
@@ -58,18 +59,27 @@ def cut_numbers(message: Message) -> None:
             cut_numbers(value)
 
 
-def check_config(config: Any, types: Mapping[str, int]) -> None:
+def check_config(config: Any, spec: TableSpec, expressions: Mapping[str, int]) -> None:
     """Check a view's configuration, and complete it where the engine needs more than the client said.
 
-    `types` are those of the table's columns and of the expressions'.
+    `expressions` are their types, by name.
 
     Raises:
         Refused: the engine would not survive it.
     """
+    types = column_types(spec, expressions)
     cut_numbers(config)
+    if spec.limit is not None and spec.limit > MOST_SLOTS and config.group_by and config.split_by:
+        raise Refused(f"views of a table with a limit over {MOST_SLOTS:,} rows cannot be grouped and split at once")
     for name, count in _ENUMS.items():
         if not 0 <= getattr(config, name) < count:
             raise Refused(f"{name} {getattr(config, name)} is not known here")
+    _check_names(config)
+    if len(config.filter) > 1 and config.filter_op == _ANY and _passes_nothing(config):
+        raise Refused(
+            "a view that is grouped or split cannot have a filter of which any term is enough and one is '!=', 'not in' or "
+            "'is null'; use an expression, such as is_null(\"column\"), and compare it with true"
+        )
     for sort in config.sort:
         if not 0 <= sort.op < _SORTS:
             raise Refused(f"sort {sort.op} of {sort.column!r} is not known here")
@@ -83,6 +93,53 @@ def check_config(config: Any, types: Mapping[str, int]) -> None:
         wanted = aggregates.aggregations[0] if aggregates.aggregations else ""
         if wanted not in names:
             raise Refused(f"aggregate {wanted!r} is not offered for column {column!r}")
+
+
+_KEY = "psp_okey"
+"""The engine's own column of row keys, which is never null. Clients could name it, too."""
+_PASS_NULLS = frozenset({"!=", "not in", "is null"})
+_ANY = 1  # the filter_op with which one term is enough
+
+
+def _passes_nothing(config: Any) -> bool:
+    """Say whether the filter of a pivot may pass a row that is not there.
+
+    The engine takes a row that is new for one whose cells were null before. If a filter passes that, it takes the row out of the
+    group of nulls, where it never was: the group shows wrong numbers, or reading it ends the process.
+    """
+    return bool(config.group_by or config.split_by) and any(term.op in _PASS_NULLS for term in config.filter)
+
+
+def for_engine(config: Any) -> Any:
+    """Return the configuration with which the engine makes a view that was asked for with this one, which was checked."""
+    if not _passes_nothing(config):
+        return config
+    made = messages.new("Config")
+    made.CopyFrom(config)
+    made.ClearField("filter_op")
+    made.filter.add(column=_KEY, op="is not null").value.add().null = 0
+    return made
+
+
+def as_asked(body: bytes, config: Any) -> bytes:
+    """Return the engine's account of a view's configuration with the filter that was asked for."""
+    told = messages.parse("Describe", body)
+    if told.config.filter and told.config.filter[-1].column == _KEY:
+        del told.config.filter[-1]
+        if config.filter_op:
+            told.config.filter_op = config.filter_op
+    return messages.encode(told)
+
+
+def _check_names(config: Any) -> None:
+    named = [*config.group_by, *config.split_by, *config.columns.columns.columns, *config.aggregates, *config.windows]
+    named += [term.column for term in (*config.filter, *config.sort)]
+    named += [name for aggregates in config.aggregates.values() for name in aggregates.aggregations[1:]]
+    for window in config.windows.values():
+        named += [window.source, window.order_by.column, *window.partition_by]
+    for name in named:
+        if name.startswith("psp_"):
+            raise Refused(f"there is no column {name!r}")
 
 
 def _check_filter(term: Any, kind: int | None) -> None:

@@ -55,7 +55,7 @@ class SharedView:
         self.references = 0
         self.made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
-        self.answers = Answers(engine_id, budget)
+        self.answers = Answers(engine_id, budget, config)
         self.listeners: dict[str, set[Subscription]] = {PLAIN: set(), ROWS: set(), REMOVED: set()}
 
     def hear(self, kind: str, body: bytes) -> None:

@@ -338,11 +338,7 @@ class EngineTable:
             self._drop()
         try:
             if self.spec is None:
-                # From Arrow, even of zero rows: a schema dict would make every "integer" an int32 that wraps silently.
-                kind = {"index": spec.index} if spec.index else {"limit": spec.limit} if spec.limit else {}
-                self._table = self._client.table(to_ipc(spec.arrow_schema.empty_table()), name=spec.name, **kind)
-                self._is_new = True
-                self.generation += 1
+                self._create(spec)
             self.spec = spec
             self._broken = None
             # Never by creation: there a null does not overwrite.
@@ -351,6 +347,14 @@ class EngineTable:
         except ENGINE_ERRORS as error:
             self._broken = str(error)
             raise EngineRefused(spec.name, "load", str(error)) from error
+
+    def _create(self, spec: TableSpec) -> None:
+        # From Arrow, even of zero rows: a schema dict would make every "integer" an int32 that wraps silently.
+        kind = {"index": spec.index} if spec.index else {"limit": spec.limit} if spec.limit else {}
+        self._table = self._client.table(to_ipc(spec.arrow_schema.empty_table()), name=spec.name, **kind)
+        self._is_new = True
+        self.spec = spec
+        self.generation += 1
 
     def _apply(self, operations: Sequence[tuple[Op, bytes]]) -> None:
         self._check()
@@ -410,7 +414,10 @@ class EngineTable:
         if not len(rows):
             return
         if filling.needs_care(spec, rows):
-            ahead, *true = [to_ipc(step) for step in filling.steps(spec, rows, is_new=self._is_new)]
+            if filling.needs_new_table(spec) and not self._is_new:
+                self._drop()
+                self._create(spec)
+            ahead, *true = [to_ipc(step) for step in filling.steps(spec, rows)]
             heard = len(self._frames)
             self._table.update(ahead)
             if true:
@@ -425,9 +432,7 @@ class EngineTable:
 
     def _replace_by_difference(self, spec: TableSpec, index: str, payload: bytes | None) -> None:
         rows = spec.arrow_schema.empty_table() if payload is None else pa.ipc.open_stream(payload).read_all()
-        for field in spec.arrow_schema:
-            if field.name not in rows.column_names:
-                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        rows = filling.wide(spec, rows)
         held = self._read(spec, [index])
         gone = held.filter(pc.invert(pc.is_in(held[index], rows[index])))
         if len(gone):

@@ -17,7 +17,8 @@ from parallax.replication.spec import TableSpec
 ROW_NUMBER = "__INDEX__"
 """The key that the engine itself gives to the rows of a table without index."""
 MOST_SLOTS = 2_000_000
-"""A limit table with more slots is filled as it comes: to go once round its slots would take seconds."""
+"""A limit table with more slots is filled as it comes: to go once round its slots would take seconds. Views that group and split
+it at once could end the process, and are refused."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,12 +28,14 @@ def needs_care(spec: TableSpec, rows: pa.Table) -> bool:
     return set(rows.column_names) != set(spec.columns) or any(rows[name].null_count for name in rows.column_names)
 
 
-def steps(spec: TableSpec, rows: pa.Table, *, is_new: bool) -> Iterator[pa.Table]:
-    """Give the updates that fill an empty table with `rows`, which need care; the first has to be polled before the others.
+def needs_new_table(spec: TableSpec) -> bool:
+    """Say whether only a table that was just made can be filled with care: one whose next slot is known."""
+    return spec.limit is not None and spec.limit <= MOST_SLOTS
 
-    `is_new`: the table was just made, so that the rows of a limit table go to its first slot.
-    """
-    first = _wide(spec, rows.slice(0, 1))
+
+def steps(spec: TableSpec, rows: pa.Table) -> Iterator[pa.Table]:
+    """Give the updates that fill an empty table with `rows`, which need care; the first has to be polled before the others."""
+    first = wide(spec, rows.slice(0, 1))
     ahead = _without_nulls(first)
     if spec.index is not None:
         yield ahead
@@ -42,7 +45,7 @@ def steps(spec: TableSpec, rows: pa.Table, *, is_new: bool) -> Iterator[pa.Table
         yield _numbered(ahead, -1)
         yield _numbered(first, -1)
         yield rows.slice(1)
-    elif is_new and spec.limit <= MOST_SLOTS:
+    elif needs_new_table(spec):
         # The engine counts slots, not rows: once round, and the first of the true rows takes the place of this one.
         yield _numbered(ahead.take(pa.array([0] * spec.limit, pa.int32())), 0)
         yield rows
@@ -50,9 +53,10 @@ def steps(spec: TableSpec, rows: pa.Table, *, is_new: bool) -> Iterator[pa.Table
         yield rows
 
 
-def _wide(spec: TableSpec, row: pa.Table) -> pa.Table:
+def wide(spec: TableSpec, rows: pa.Table) -> pa.Table:
+    """Return rows with all columns of a table, null where they had none."""
     columns = [
-        row[field.name].cast(field.type) if field.name in row.column_names else pa.nulls(len(row), field.type)
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
         for field in spec.arrow_schema
     ]
     return pa.table(columns, schema=spec.arrow_schema)

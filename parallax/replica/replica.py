@@ -45,7 +45,7 @@ class Held:
 class Replica:
     """Keep one table equal to its log, in the engine.
 
-    `on_change(replica)` is called after the state, the spec or the table's existence changed.
+    `on_change(replica)` is called after the state, the spec or the generation of the table changed.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Replica:
         try:
             while True:
                 await inbox.wait(TICK_SECONDS)
-                before = (self.state, self.spec)
+                before = (self.state, self.spec, self.table.generation)
                 commands: deque[e.Command] = deque()
                 for message in inbox.take():
                     commands += self._handle(self._event(message))
@@ -115,7 +115,7 @@ class Replica:
                 await self._perform(commands)
                 async with self._moved:
                     self._moved.notify_all()
-                if before != (self.state, self.spec):
+                if before != (self.state, self.spec, self.table.generation):
                     self._on_change(self)
         finally:
             await self._feed.remove(self.keys.feed)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser as Chromium
@@ -82,6 +83,27 @@ class Tab:
         )
         return found
 
+    async def lines(self) -> list[list[str]]:
+        """Return the same without what is empty before a group's label, which is indented by its depth instead."""
+        found: list[list[str]] = await self.page.locator("regular-table tbody tr").evaluate_all(_LINES)
+        return found
+
+    async def restore(self, **config: Any) -> None:
+        """Configure the viewer, as somebody does with its side panel."""
+        await self.page.evaluate("config => document.querySelector('perspective-viewer').restore(config)", config)
+
+    async def toggle(self, group: str) -> None:
+        """Click at a group's label, which expands or collapses it."""
+        await self.page.locator("th.psp-tree-label").filter(has_text=_whole(group)).click()
+
+
+_LINES = r"""rows => rows.map(row => {
+    const text = cell => cell.textContent.trim();
+    const values = [...row.querySelectorAll("td")].map(text);
+    const label = [...row.querySelectorAll("th")].pop();
+    return label ? ["  ".repeat(/rt-col-(\d+)/.exec(label.className)[1]) + text(label), ...values] : values;
+})"""
+
 
 def _whole(text: str) -> re.Pattern[str]:
     return re.compile(rf"^\s*{re.escape(text)}\s*$")
@@ -94,9 +116,9 @@ class Browser:
     chromium: Chromium
     tabs: list[Tab] = field(default_factory=list)
 
-    async def open(self, url: str) -> Tab:
-        """Open a page as a visitor who was never here: with nothing cached."""
-        context = await self.chromium.new_context(viewport=SIZE)
+    async def open(self, url: str, beside: Tab | None = None) -> Tab:
+        """Open a page as a visitor who was never here: with nothing cached. Or as another tab of the one who has `beside`."""
+        context = await self.chromium.new_context(viewport=SIZE) if beside is None else beside.page.context
         tab = Tab(await context.new_page())
         self.tabs.append(tab)
         await tab.page.goto(url, timeout=WAIT_MS)

@@ -340,6 +340,28 @@ async def test_who_collapses_a_group_does_so_for_himself(node: Node) -> None:
     await node.has_views(1)
 
 
+@pytest.mark.parametrize("near_rows", [1, 500])
+async def test_the_group_that_was_meant_is_collapsed_whatever_the_order_of_equal_groups(
+    node: Node, monkeypatch: pytest.MonkeyPatch, near_rows: int
+) -> None:
+    monkeypatch.setattr("node.gateway.views.NEAR_ROWS", near_rows)
+    config = messages.new("Config")
+    config.sort.add(column="n", op=2)  # descending
+    mine, theirs = node.open(), node.open()
+    await node.update(id=["c"], n=[9])
+    for viewer in (mine, theirs):
+        await a_view(viewer, group_by=["g", "id"], columns=["n"], sort=config.sort)
+    open_paths = [[], ["y"], ["y", "c"], ["x"], ["x", "b"], ["x", "a"]]
+    assert (await columns_of(mine))["__ROW_PATH__"] == open_paths
+    await node.update(id=["c"], n=[3])  # as much as the others have together: in a view made now it comes after them
+    assert (await columns_of(mine))["__ROW_PATH__"] == open_paths
+
+    await mine.ask(COLLAPSE, b"\x08\x01", "v")
+    assert {tuple(path) for path in (await columns_of(mine))["__ROW_PATH__"]} == {(), ("y",), ("x",), ("x", "b"), ("x", "a")}
+    assert (await columns_of(theirs))["__ROW_PATH__"] == open_paths
+    assert await theirs.ask(COLLAPSE, b"\x08\x63", "v")  # there is no such row
+
+
 async def test_row_deltas_follow_a_view_into_its_own_life(node: Node) -> None:
     viewer = node.open()
     await a_view(viewer, group_by=["g"])

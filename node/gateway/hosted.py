@@ -4,6 +4,7 @@ A table that was made anew with another shape is another hosted table.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from node.gateway import messages, safety
 from node.gateway.answers import Answer, Answers, Budget
 from node.gateway.counts import Counts
+from node.gateway.requests import TO_COLUMNS, canonical
 from node.gateway.shared_view import ONLY_PLAIN, PLAIN, REMOVED, ROWS, Kinds, SharedView, State
 from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 from node.settings import NodeSettings
@@ -162,6 +164,21 @@ class Hosted:
         said = await self.table.request([Envelope(msg_id, view.engine_id, number, body).encode()], self.generation)
         view.answers.clear()
         return self._take(msg_id, said.frames)
+
+    async def row_paths(self, view: SharedView, first: int, end: int) -> list[Any]:
+        """Return of which groups some rows of a tree are, as far as there are such rows.
+
+        Raises:
+            StaleGeneration, Refused: as above.
+        """
+        message = messages.new("ToText")
+        message.viewport.start_row, message.viewport.end_row = first, end
+        message.viewport.start_col = message.viewport.end_col = 0
+        answer = await self.read(view.answers, TO_COLUMNS, canonical("ToText", messages.encode(message)))
+        if answer.number != TO_COLUMNS:
+            raise Refused(messages.parse("Error", answer.body).message)
+        found: list[Any] = json.loads(messages.parse("Text", answer.body).text)["__ROW_PATH__"]
+        return found
 
     async def describe(self, config: Any) -> Any:
         """Return what the engine says of a view's configuration: a `Description`.

@@ -104,6 +104,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "errors 2 ExpressionError @",
         "expression_alias 3 string @",
     ),
+    "Text": ("text 1 string",),
     "Dimensions": (
         "num_table_rows 1 uint32",
         "num_table_columns 2 uint32",

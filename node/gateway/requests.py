@@ -10,6 +10,7 @@ FEATURES, HOSTED, HOSTED_END, MAKE_PORT, MAKE_VIEW, VIEW_DELETE = 3, 4, 37, 5, 6
 VALIDATE, DESCRIBE, SYSTEM_INFO = 9, 41, 17
 COLUMN_PATHS, DIMENSIONS, VIEW_CONFIG, TO_COLUMNS, TO_ROWS, ON_UPDATE, ON_REMOVE = 10, 12, 14, 24, 26, 21, 39
 CHANGE_STATE = {18, 19, 23}  # collapse, expand, depth
+OF_ROWS = {18, 19}  # those of them that name a row
 TABLE_READS = {TABLE_SCHEMA: "Empty", TABLE_SIZE: "Empty", VALIDATE: "ValidateExpressions", DESCRIBE: "Describe"}
 VIEW_READS = {
     10: "ColumnPaths",

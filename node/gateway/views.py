@@ -4,10 +4,11 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from node.gateway import safety
+from node.gateway import messages, safety
 from node.gateway.answers import Answer
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Outbox
+from node.gateway.requests import OF_ROWS
 from node.gateway.shared_view import ONLY_PLAIN, PLAIN, ROWS, SharedView, Subscription
 from node.gateway.wire import Refused
 from parallax.replica.engine import MOST_VIEWS, StaleGeneration
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from node.gateway.gateway import Gateway
 
 log = logging.getLogger(__name__)
+
+NEAR_ROWS = 500
+"""So far to either side a group is looked for first; then sixteen times as far, and so on."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,19 @@ def bound_subscriptions(count: int, limit: int) -> None:
     """
     if count >= limit:
         raise Refused("too many subscriptions (PARALLAX_MAX_VIEWS)")
+
+
+async def _row_of(view: View, path: Any, near: int) -> int:
+    """Return which row of a view is that of a group: first it is looked for near a row. If it is not there, that row it is."""
+    reach = NEAR_ROWS
+    while True:
+        first, end = max(0, near - reach), near + reach
+        paths = await view.hosted.row_paths(view.shared, first, end)
+        if path in paths:
+            return first + paths.index(path)
+        if first == 0 and len(paths) < end:
+            return near
+        reach *= 16
 
 
 class Views:
@@ -116,12 +133,19 @@ class Views:
         """
         safety.check_state_change(view.config)
         if view.shared.key is not None:
+            # Groups that compare equal are in another order in a view that is made now: the row's number means another one there.
+            row = messages.parse("RowIndex", body).row_index if view.config.sort and number in OF_ROWS else None
+            path = [] if row is None else await view.hosted.row_paths(view.shared, row, row + 1)
             mine = await self._acquire(view.hosted, view.config, is_private=True, hears=ONLY_PLAIN | view.others.keys())
             subscriptions = tuple(view.subscriptions.values())
             view.let_go()
             view.shared = mine
             for subscription in subscriptions:
                 mine.listeners[subscription.kind].add(subscription)
+            if row is not None and path:
+                there = messages.new("RowIndex")
+                there.row_index = await _row_of(view, path[0], row)
+                body = messages.encode(there)
         return await view.hosted.change(view.shared, number, body)
 
     async def subscribe(self, view: View, msg_id: int, subscription: Subscription) -> None:

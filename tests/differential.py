@@ -283,6 +283,9 @@ class Comparison:
         if number == 14 and answer is not None:  # a term more is there for the engine only, see tests/test_filling.py
             told, asked = messages.parse("Describe", answer.body), messages.parse("Config", view.config)
             kept = [term for term in told.config.filter if not term.column.startswith("psp_")]
+            for term, wanted in zip(kept, asked.filter, strict=True):
+                if (term.op, wanted.op) in {("in", "=="), ("not in", "!=")}:
+                    term.CopyFrom(wanted)
             if len(kept) < len(told.config.filter) and asked.filter_op:
                 told.config.filter_op = asked.filter_op
             del told.config.filter[:]
@@ -297,7 +300,8 @@ class Comparison:
         message.config.ParseFromString(config)
         for term in message.config.filter:
             safety._check_filter(term, None)  # completed as any client does
-        message.config.CopyFrom(safety.for_engine(message.config))  # see tests/test_filling.py
+        types = safety.column_types(SPECS[table], dict.fromkeys(["loud", "pair"], safety.STRING))
+        message.config.CopyFrom(safety.for_engine(message.config, types))  # see tests/test_filling.py
         answer = stock.ask(table, 6, messages.encode(message))
         if answer is None or answer.number != 6:
             raise Different(f"Perspective does not make this view: {answer}")

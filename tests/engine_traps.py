@@ -42,6 +42,7 @@ AVERAGE = (
 NOTHING = ' filter { column: "c" op: "==" value { string: "nothing" } }'
 TREE = 'group_by: "c" columns { columns { columns: "a" } }'
 FILLED = (FILL, FILL)
+NULLS = 'group_by: "c" split_by: "f" filter { column: "f" op: "!=" value { bool: true } }'
 
 TRAPS = {
     "a filter without a value": Trap((FILL, view('filter { column: "a" op: "==" }'))),
@@ -49,6 +50,7 @@ TRAPS = {
     "a date that is no number": Trap((FILL, view('filter { column: "d" op: "==" value { float: nan } }'))),
     "high minus low of nothing": Trap((FILL, view(AVERAGE.format("a", "high minus low") + NOTHING))),
     "the average of dates": Trap((FILL, view(AVERAGE.format("d", "avg")), *FILLED * 4, ("v", 24, "ToText", ""))),
+    "a pivot that passes nulls": Trap((FILL, view(NULLS), *FILLED * 4, ("v", 16, "ToArrow", "")), is_refused=False),
     "an aggregate of another type": Trap((FILL, view(AVERAGE.format("c", "mean")), *FILLED * 4, ("v", 24, "ToText", ""))),
     "row deltas of two splits": Trap((view('split_by: "c" split_by: "a"'), ("v", 21, "OnUpdate", "mode: 0"), *FILLED)),
     "the depth of a flat roll-up": Trap((view(TREE + " group_rollup_mode: 1"), ("v", 23, "Depth", "depth: 1"))),

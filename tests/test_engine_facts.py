@@ -280,3 +280,31 @@ def test_a_small_pool_never_ends_a_poll_that_fills_an_empty_table() -> None:
     """Why `Engine` asks for more threads than there can be views."""
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run([sys.executable, "-c", FILL_AN_EMPTY_TABLE], cwd=ROOT, capture_output=True, timeout=HANG_SECONDS)
+
+
+FILTERS_OF_STRINGS = """
+import perspective
+import pyarrow as pa
+from tests.test_engine_facts import Bare, to_ipc
+perspective.set_num_cpus(64)
+bare = Bare()
+table = bare.client.table(to_ipc(pa.table({"c": pa.array([], pa.string()), "s": pa.array([], pa.string())})), name="words")
+config = {"group_by": ["s"], "split_by": ["s"], "columns": ["c"]}
+views = [table.view(filter=[["c", "==", f"word {number}"]], **config) for number in range(16)]
+for turn in range(400):
+    table.update(to_ipc(pa.table({"c": [f"other {turn} {number}" for number in range(40)], "s": ["p", "q"] * 20})))
+    bare.server.poll()
+    table.clear()
+    bare.server.poll()
+"""
+
+
+def test_filters_of_strings_end_the_process_when_an_empty_table_fills() -> None:
+    """Why `safety.for_engine` says "in" for "==": two threads add words to one list. Sometimes that never ends instead."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", FILTERS_OF_STRINGS], cwd=ROOT, capture_output=True, timeout=HANG_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return
+    assert done.returncode < 0, done.stderr.decode()

@@ -226,13 +226,16 @@ class Hosted:
             StaleGeneration: as above.
             Refused: the engine would not survive it, or an expression is wrong.
         """
-        made: Any = {}
-        if config.expressions:
-            found = await self.describe(safety.only_expressions(config.expressions))
-            for name, problem in found.expression_errors.items():
-                raise Refused(f"expression {name!r}: {problem.error_message}")
-            made = found.expression_schema
+        made = await self._expression_types(config)
         safety.check_config(config, self.spec, made)
+
+    async def _expression_types(self, config: Any) -> Any:
+        if not config.expressions:
+            return {}
+        found = await self.describe(safety.only_expressions(config.expressions))
+        for name, problem in found.expression_errors.items():
+            raise Refused(f"expression {name!r}: {problem.error_message}")
+        return found.expression_schema
 
     # Views -----------------------------------------------------------------------------------------------------------
 
@@ -301,11 +304,12 @@ class Hosted:
     async def _make(self, view: SharedView) -> None:
         message = messages.new("MakeView")
         message.view_id = view.engine_id
-        message.config.CopyFrom(safety.for_engine(view.config))
         msg_id = next(self._numbers)
-        requests = [Envelope(msg_id, self.name, MAKE_VIEW, messages.encode(message)).encode()]
-        requests += self._subscriptions(view, view.hears)
         try:
+            types = safety.column_types(self.spec, await self._expression_types(view.config))
+            message.config.CopyFrom(safety.for_engine(view.config, types))
+            requests = [Envelope(msg_id, self.name, MAKE_VIEW, messages.encode(message)).encode()]
+            requests += self._subscriptions(view, view.hears)
             said = await self.table.request(requests, self.generation, opens=view.engine_id)
             answer = self._take(msg_id, said.frames)
             if answer.number == SERVER_ERROR:

@@ -98,6 +98,7 @@ def check_config(config: Any, spec: TableSpec, expressions: Mapping[str, int]) -
 _KEY = "psp_okey"
 """The engine's own column of row keys, which is never null. Clients could name it, too."""
 _PASS_NULLS = frozenset({"!=", "not in", "is null"})
+_LISTS = {"==": "in", "!=": "not in"}
 _ANY = 1  # the filter_op with which one term is enough
 
 
@@ -110,14 +111,25 @@ def _passes_nothing(config: Any) -> bool:
     return bool(config.group_by or config.split_by) and any(term.op in _PASS_NULLS for term in config.filter)
 
 
-def for_engine(config: Any) -> Any:
-    """Return the configuration with which the engine makes a view that was asked for with this one, which was checked."""
-    if not _passes_nothing(config):
-        return config
+def for_engine(config: Any, types: Mapping[str, int]) -> Any:
+    """Return the configuration with which the engine makes a view that was asked for with this one, which was checked.
+
+    For "==" and "!=" with a string the engine adds that to the table's words, without a lock, in the threads that fill an empty
+    table's views: two such views, and the process may end. And where any term is enough, neither is ever right. "in" and
+    "not in" say the same and do neither.
+    """
     made = messages.new("Config")
     made.CopyFrom(config)
-    made.ClearField("filter_op")
-    made.filter.add(column=_KEY, op="is not null").value.add().null = 0
+    for term in made.filter:
+        if (
+            term.op in _LISTS
+            and all(value.HasField("string") for value in term.value)
+            and types.get(term.column, _window_type(config, term.column, types)) == STRING
+        ):
+            term.op = _LISTS[term.op]
+    if _passes_nothing(config):
+        made.ClearField("filter_op")
+        made.filter.add(column=_KEY, op="is not null").value.add().null = 0
     return made
 
 
@@ -128,6 +140,10 @@ def as_asked(body: bytes, config: Any) -> bytes:
         del told.config.filter[-1]
         if config.filter_op:
             told.config.filter_op = config.filter_op
+    if len(told.config.filter) == len(config.filter):
+        for term, asked in zip(told.config.filter, config.filter, strict=True):
+            if term.op == _LISTS.get(asked.op):
+                term.CopyFrom(asked)
     return messages.encode(told)
 
 

@@ -77,6 +77,7 @@ class Metrics(Collector):
             ),
             ("slow_closes", "Viewers that were closed because they took in too little", counts.slow_closes),
             ("idle_closes", "Viewers that were closed because they asked and heard nothing", counts.idle_closes),
+            ("silent_closes", "Viewers that were closed because they answered no ping", counts.silent_closes),
             ("full_refusals", "Viewers that were refused because the node was full", counts.full_refusals),
             ("refused_requests", "Requests that were answered by an error of the gateway", counts.refused),
             ("event_loop_busy_seconds", "Processor time of the event loop's thread", time.thread_time()),

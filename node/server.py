@@ -93,6 +93,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         settings.bind,
         "PARALLAX_PORT",
         idle_connection_timeout=settings.handshake_seconds,
+        body_timeout=settings.handshake_seconds,
         max_body_size=1 << 16,
     )
     log.info("node %s: public port %d, internal port %d", name, settings.port, settings.internal_port)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -434,6 +435,25 @@ async def test_stalled_and_idle_viewers_are_closed_and_listeners_are_not(node: N
     await until(are_closed, 10, "both are closed")
     assert listener.closed == []
     stalled.blocked.set_result(None)
+
+
+@with_settings(stall_seconds=100.0, idle_seconds=30.0, ping_seconds=10.0)
+async def test_who_still_takes_an_answer_in_is_neither_idle_nor_silent(node: Node) -> None:
+    viewer = node.open()
+    await a_view(viewer)
+    viewer.blocked = asyncio.get_running_loop().create_future()
+    await viewer.ask(COLUMNS, b"", "v")
+    close, now = node.gateway._sessions[viewer.session], time.monotonic()
+    for after in (25, 50, 75):
+        node.gateway._sweep(viewer.session, close, now + after)
+    blocked, viewer.blocked = viewer.blocked, None
+    blocked.set_result(None)
+    await viewer.settled()
+    node.gateway._sweep(viewer.session, close, now + 90)
+    assert viewer.closed == []
+    viewer.session.alive_at = now + 106  # it answered a ping
+    node.gateway._sweep(viewer.session, close, now + 106)
+    assert viewer.closed == [(4009, "nothing was asked for a long time")]
 
 
 async def test_removed_rows_are_told(node: Node) -> None:

@@ -13,5 +13,6 @@ class Counts:
     conflated: int = 0  # notifications that were not sent, since the viewer had not got the last one
     slow_closes: int = 0
     idle_closes: int = 0
+    silent_closes: int = 0  # viewers that answered no ping
     full_refusals: int = 0  # connections that were refused because the node was full
     refused: int = 0  # requests answered by an error of the gateway

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 LOTS = 20
 SWEEP_SECONDS = 1.0
-LEAVING, SLOW, IDLE = 1012, 4008, 4009
+LEAVING, SLOW, IDLE, SILENT = 1012, 4008, 4009, 4010
 
 Close = Callable[[int, str], None]
 """End a viewer's connection with a code and a reason."""
@@ -151,17 +151,32 @@ class Gateway:
             close(SLOW, "too slow")
 
     async def watch(self) -> None:
-        """Close viewers that accept nothing, and those that neither ask nor listen, until cancelled."""
+        """Close viewers that accept nothing, answer no ping, or neither ask nor listen, until cancelled."""
+        before = time.monotonic()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic()
+            if now - before > 3 * SWEEP_SECONDS:  # this process stood still: it heard nobody, and sent nothing
+                for session in self._sessions:
+                    session.alive_at = session.outbox.progress_at = now
+            before = now
             for session, close in list(self._sessions.items()):
-                if session.outbox.waiting_bytes and now - session.outbox.progress_at > self.settings.stall_seconds:
-                    self._close_slow(session)
-                elif now - session.heard_at > self.settings.idle_seconds and not session.subscriptions:
-                    self.counts.idle_closes += 1
-                    session.close()
-                    close(IDLE, "nothing was asked for a long time")
+                self._sweep(session, close, now)
+
+    def _sweep(self, session: Session, close: Close, now: float) -> None:
+        if session.outbox.waiting_bytes and now - session.outbox.progress_at > self.settings.stall_seconds:
+            self._close_slow(session)
+        elif session.outbox.waiting_bytes or not session.may_ask:
+            # Our pings come after what waits, and its pongs are not read: only `stall_seconds` says whether it is there.
+            session.heard_at = session.alive_at = now
+        elif now - session.alive_at > 2 * self.settings.ping_seconds:
+            self.counts.silent_closes += 1
+            session.close()
+            close(SILENT, "no answer to a ping")
+        elif now - session.heard_at > self.settings.idle_seconds and not session.subscriptions:
+            self.counts.idle_closes += 1
+            session.close()
+            close(IDLE, "nothing was asked for a long time")
 
     async def drain(self, seconds: float) -> None:
         """Take no new viewers, and hand over those who are here, in small lots over `seconds`."""

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +72,11 @@ class ViewerHandler(WebSocketHandler):
                 return self.session.turn()
         return None
 
+    def on_pong(self, data: bytes) -> None:
+        """Take note that the viewer is there."""
+        if self.session is not None:
+            self.session.alive_at = time.monotonic()
+
     def on_close(self) -> None:
         """End the session."""
         if self.session is not None:
@@ -98,8 +104,14 @@ class ViewerHandler(WebSocketHandler):
         if written.done():
             self._outbox.accepted(size)
         else:
-            written.add_done_callback(lambda _: self._outbox.accepted(size))
+            written.add_done_callback(lambda _: self._written(size, written))
         return written
+
+    def _written(self, size: int, written: "asyncio.Future[None]") -> None:
+        if written.cancelled() or written.exception() is not None:
+            self.on_close()  # nobody else may notice: while the viewer may not ask, its socket is not read
+        else:
+            self._outbox.accepted(size)
 
     async def _write_large(self, frame: Frame) -> None:
         """Send a frame in fragments, between which the connection's own pings find their place."""
@@ -114,7 +126,7 @@ class ViewerHandler(WebSocketHandler):
                 self._outbox.accepted(size)
                 lead, kind = b"", CONTINUATION
         except StreamClosedError:
-            return
+            self.on_close()  # as above
 
 
 def _header(first: int, length: int) -> bytes:
@@ -134,6 +146,6 @@ def websocket_settings(settings: NodeSettings) -> dict[str, Any]:
     """Return what the Tornado application needs to know for its websockets."""
     return {
         "websocket_ping_interval": settings.ping_seconds,
-        "websocket_ping_timeout": settings.ping_seconds,
+        "websocket_ping_timeout": 0,  # the gateway's watch knows when an answer can be expected
         "websocket_max_message_size": settings.max_message_bytes,
     }

@@ -65,7 +65,8 @@ class Session:
 
     def __init__(self, gateway: "Gateway", outbox: Outbox) -> None:
         self.outbox = outbox
-        self.heard_at = time.monotonic()
+        self.heard_at = self.alive_at = time.monotonic()
+        """When the viewer last asked for something; when it last gave a sign of life, or could not give one."""
         self._gateway = gateway
         self._views = Views(gateway, outbox)
         self._chains: dict[tuple[bool, str], deque[Callable[[], Any]]] = {}  # what waits, by (of a table?, entity)
@@ -73,6 +74,7 @@ class Session:
         self._waiting = 0
         self._has_turn = asyncio.Event()  # cleared while more than MOST_WAITING requests wait
         self._has_turn.set()
+        self._large = asyncio.Lock()  # one answer of any size at a time: they would not fit into the outbox together
         self._on_delete: dict[int, tuple[int, str]] = {}  # the client's msg_id -> (kind, entity)
         self._hosted_subscriptions: set[int] = set()
         self._is_closed = False
@@ -99,7 +101,7 @@ class Session:
 
     def receive(self, frame: bytes) -> None:
         """Take in one frame; the answer goes to the outbox, at once or later. Nothing that a frame holds makes it raise."""
-        self.heard_at = started = time.monotonic()
+        self.heard_at = self.alive_at = started = time.monotonic()
         try:
             request = decode(frame)
         except Malformed as wrong:
@@ -289,7 +291,9 @@ class Session:
                 dimensions = await view.hosted.read(view.shared.answers, DIMENSIONS, b"")
                 if dimensions.number == DIMENSIONS:
                     safety.cut_columns(parsed, messages.parse("Dimensions", dimensions.body).num_view_columns)
-            self._pass_on(request, await view.hosted.read(view.shared.answers, number, messages.encode(parsed)))
+            async with self._large:
+                await self.outbox.room()
+                self._pass_on(request, await view.hosted.read(view.shared.answers, number, messages.encode(parsed)))
         elif number in TABLE_READS:
             await self._read_table(request)
         elif number in SUBSCRIBE:

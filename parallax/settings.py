@@ -9,6 +9,7 @@ from parallax.errors import ConfigurationError
 
 PREFIX = "PARALLAX_"
 S = TypeVar("S", bound="CommonSettings")
+_UNITS = {"seconds": "s", "ms": "ms", "bytes": "bytes"}  # by how a setting's name ends
 
 
 def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -71,8 +72,10 @@ def _parse(declared: "Field[Any]", text: str) -> Any:
 
 def table_of(kind: type[CommonSettings]) -> str:
     """Return a Markdown table of the settings of `kind`, as it stands in the documentation."""
-    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    lines = ["| variable | default | unit | what it does |", "|---|---|---|---|"]
     for declared in fields(kind):
         default = "" if declared.default == "" else f"`{declared.default}`"
-        lines.append(f"| `{PREFIX}{declared.name.upper()}` | {default} | {declared.metadata['doc']} |")
+        unit = _UNITS.get(declared.name.rpartition("_")[2], "")
+        text = declared.metadata["doc"].removesuffix(f" ({unit})")
+        lines.append(f"| `{PREFIX}{declared.name.upper()}` | {default} | {unit} | {text} |")
     return "\n".join(lines)

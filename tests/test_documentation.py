@@ -1,0 +1,40 @@
+"""What docs/operations.md says of settings and metrics is what there is."""
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from node.gateway import Gateway
+from node.metrics import Metrics
+from node.settings import NodeSettings
+from parallax.replica.engine import Engine
+from parallax.replication.spec import TableSpec
+from parallax.settings import table_of
+
+OPERATIONS = (Path(__file__).resolve().parents[1] / "docs" / "operations.md").read_text()
+
+
+def test_the_settings_of_a_node_are_all_there() -> None:
+    """To mend it, put the output of `table_of(NodeSettings)` there."""
+    written = [line for line in OPERATIONS.splitlines() if line.startswith("| `PARALLAX_")]
+    assert written == table_of(NodeSettings).splitlines()[2:]
+
+
+async def test_the_metrics_of_a_node_are_all_there_and_no_others() -> None:
+    written = re.findall(r"^\| `(parallax_node_\w+)` \| (\w+) \| [^|]+ \| [^|]*\|$", OPERATIONS, re.MULTILINE)
+    spec = TableSpec.declare("t", {"schema": {"n": "integer"}, "limit": 1})
+    engine = Engine(frame_seconds=1.0)
+    metrics = Metrics()
+    gateway = Gateway(NodeSettings(), metrics.observe)
+    try:
+        table = engine.table("t")
+        await table.load(spec, spec.arrow_schema.empty_table())
+        gateway.add_table("t", table)
+        metrics.watch(gateway, engine)
+        families = text_string_to_metric_families(metrics.text().decode())
+        exposed = [(family.name, family.type) for family in families if not family.name.endswith("_created")]
+    finally:
+        await gateway.close()
+        await engine.close()
+    assert sorted(written) == sorted(exposed)

@@ -413,27 +413,24 @@ class EngineTable:
         rows = pa.ipc.open_stream(payload).read_all()
         if not len(rows):
             return
-        if filling.needs_care(spec, rows):
-            if filling.needs_new_table(spec) and not self._is_new:
-                self._drop()
-                self._create(spec)
-            ahead, *true = [to_ipc(step) for step in filling.steps(spec, rows)]
+        with_care = filling.needs_care(spec, rows)
+        if with_care and filling.needs_new_table(spec) and not self._is_new:
+            self._drop()
+            self._create(spec)
+        first, *others = [to_ipc(step) for step in filling.steps(spec, rows)] if with_care else [payload]
+        self._table.update(first)
+        if others:
             heard = len(self._frames)
-            self._table.update(ahead)
-            if true:
-                self._poll(is_forced=True)
-                del self._frames[heard:]  # of a row that nobody sent
-            for step in true:
-                self._table.update(step)
-        else:
-            self._table.update(payload)
+            self._poll(is_forced=True)
+            del self._frames[heard:]  # of a row that nobody sent
+        for step in others:
+            self._table.update(step)
         self._is_new = False
         self._poll(is_forced=True)
 
     def _replace_by_difference(self, spec: TableSpec, index: str, payload: bytes | None) -> None:
         rows = spec.arrow_schema.empty_table() if payload is None else pa.ipc.open_stream(payload).read_all()
-        rows = filling.wide(spec, rows)
-        held = self._read(spec, [index])
+        held, rows = self._read(spec, [index]), filling.wide(spec, rows)
         gone = held.filter(pc.invert(pc.is_in(held[index], rows[index])))
         if len(gone):
             self._table.remove(to_ipc(gone))

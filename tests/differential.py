@@ -6,6 +6,7 @@ another has the same configuration, is held against that older one.
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -262,7 +263,8 @@ class Comparison:
             self._deleted(viewer, request, answer)
         elif view is not None:
             if number in STATE:
-                self._becomes_private(view, made)
+                row = self._becomes_private(view, request, made)
+                ask = ask | {"body": row.hex()}
             elif made:  # the engine's view was made anew to be read
                 self._make_anew(view.twin, made)
             compare(number, answer, self._stock_answer(ask))
@@ -335,15 +337,33 @@ class Comparison:
                 return twin
         raise Different("no view was made in the engine, and none with this configuration is there")
 
-    def _becomes_private(self, view: View, made: set[str]) -> None:
-        """What one viewer expands, others must not see: the gateway may have made a view for it alone."""
+    def _becomes_private(self, view: View, request: Envelope, made: set[str]) -> bytes:
+        """What one viewer expands, others must not see: the gateway may have made a view for it alone.
+
+        Returns the request's body for that one: groups that compare equal can stand in another order there.
+        """
+        body = request.body
         if made:
+            before = view.twin
             view.twin = self._new_twin(view.table, view.config, made.pop())
+            if request.number in (18, 19) and messages.parse("Config", view.config).sort:
+                row = messages.parse("RowIndex", body)
+                meant = self._paths(before)[row.row_index : row.row_index + 1]
+                if meant:
+                    row.row_index = self._paths(view.twin).index(meant[0])
+                    body = messages.encode(row)
             view.others.clear()
-            for msg_id, (kind, body, _) in list(view.subscriptions.items()):
-                self._subscribe_stock(view, msg_id, kind, body, view.twin)
+            for msg_id, (kind, subscribed, _) in list(view.subscriptions.items()):
+                self._subscribe_stock(view, msg_id, kind, subscribed, view.twin)
         view.twin.is_private = True
         self.happened["private"] += 1
+        return body
+
+    def _paths(self, twin: Twin) -> list[Any]:
+        answer = self._stocks[twin.table].ask(twin.stock_id, 24, b"\x0a\x00")
+        assert answer is not None
+        found: list[Any] = json.loads(messages.parse("Text", answer.body).text)["__ROW_PATH__"]
+        return found
 
     def _make_anew(self, twin: Twin, made: set[str]) -> None:
         fresh = self._new_twin(twin.table, twin.config, made.pop())

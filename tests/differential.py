@@ -349,8 +349,9 @@ class Comparison:
             if request.number in (18, 19) and messages.parse("Config", view.config).sort:
                 row = messages.parse("RowIndex", body)
                 meant = self._paths(before)[row.row_index : row.row_index + 1]
-                if meant:
-                    row.row_index = self._paths(view.twin).index(meant[0])
+                there = self._paths(view.twin)
+                if meant and meant[0] in there:  # an old view may show a group that a new one does not
+                    row.row_index = there.index(meant[0])
                     body = messages.encode(row)
             view.others.clear()
             for msg_id, (kind, subscribed, _) in list(view.subscriptions.items()):

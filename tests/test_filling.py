@@ -220,7 +220,58 @@ async def test_a_filter_of_which_any_term_is_enough_and_one_passes_nulls_is_refu
         await table.apply([(Op.UPDATE, encode(spec, rows, list(COLUMNS)))])
         await table.flush()
     assert [row["n"] for row in await flat.to_json()] == [1, None] * 3
+    strings = await hosted.view(columns=["id"], filter=[["k", "==", "a"], ["k", "==", "b"]], filter_op="or")
+    assert [row["id"] for row in await strings.to_json()] == [1, 3] * 3  # the engine alone finds none
+    assert [list(term) for term in (await strings.get_config())["filter"]] == [["k", "==", "a"], ["k", "==", "b"]]
     assert [(row["__ROW_PATH__"], row["n"]) for row in await instead.to_json()] == [([], 6), ([None], 3), (["a"], 3)]
+    await viewer.close()
+    await gateway.close()
+
+
+async def test_a_limit_table_is_made_anew_when_nulls_fill_it_again(engine: Engine) -> None:
+    spec, table = spec_of("limit"), engine.table("t")
+    row = {"id": 1, "k": None, "j": None, "n": 1}
+    await table.load(spec, spec.arrow_schema.empty_table())
+    gateway = Gateway(NodeSettings())
+    gateway.add_table("t", table)
+    viewer = Viewer(gateway)
+    hosted = await (await viewer.connect()).open_table("t")
+    common: dict[str, Any] = {"group_by": ["k"], "columns": ["n"]}
+    told: list[str] = []
+    plain, own, followed = [await hosted.view(**common, sort=[[name, "asc"]]) for name in ("n", "k", "id")]
+    await plain.on_update(lambda *_: told.append("changed"))
+    await followed.on_update(lambda *_: told.append("rows"), mode="row")
+    await own.collapse(0)
+    for view, name in ((plain, "plain"), (own, "own"), (followed, "followed")):
+        await view.on_delete(lambda name=name: told.append(f"{name} ended"))
+    for op, rows in ((Op.UPDATE, [row]), (Op.CLEAR, []), (Op.UPDATE, [row] * 2)):
+        await table.apply([(op, encode(spec, rows, list(COLUMNS)) if rows else b"")])
+        await table.flush()
+        gateway.add_table("t", table)
+    assert [(row["__ROW_PATH__"], row["n"]) for row in await plain.to_json()] == [([], 2), ([None], 2)]
+    assert [what for what in told if what.endswith("ended")] == ["followed ended"]
+    assert len(await own.to_json()) == 2  # what was collapsed is open again
+    told.clear()
+    await table.apply([(Op.UPDATE, encode(spec, [row], list(COLUMNS)))])
+    await table.flush()
+    assert (await plain.to_json())[0]["n"] == 3
+    assert "changed" in told
+    await viewer.close()
+    await gateway.close()
+
+
+async def test_a_very_large_limit_table_is_not_grouped_and_split_at_once(engine: Engine) -> None:
+    spec = TableSpec.declare("t", {"schema": COLUMNS, "limit": 2_000_001})
+    table = engine.table("t")
+    await table.load(spec, spec.arrow_schema.empty_table())
+    gateway = Gateway(NodeSettings())
+    gateway.add_table("t", table)
+    viewer = Viewer(gateway)
+    hosted = await (await viewer.connect()).open_table("t")
+    for allowed in ({"group_by": ["k"]}, {"split_by": ["k"]}):
+        await hosted.view(columns=["n"], **allowed)
+    with pytest.raises(Exception, match="cannot be grouped and split at once"):
+        await hosted.view(columns=["n"], group_by=["k"], split_by=["j"])
     await viewer.close()
     await gateway.close()
 

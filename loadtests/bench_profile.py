@@ -24,7 +24,7 @@ from loadtests.servers import Fleet, measure
 from parallax.tasks import Tasks
 from tests.processes import HOST
 
-VIEWERS = (200, 50)
+VIEWERS = (400, 200, 50)
 """So many, or if a node cannot take them in, so many."""
 START_UP = {"compile", "exec", "loads", "__build_class__", "open_code", "stat", "create_dynamic", "exec_dynamic"}
 """Built-in functions that run when modules are imported, and hardly later."""

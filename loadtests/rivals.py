@@ -2,9 +2,11 @@
 
     python -m loadtests.rivals stock PORT TABLE [--threads N]
     python -m loadtests.rivals bare PORT
+    python -m loadtests.rivals ready PORT
 
 `stock` is Perspective's own Tornado handler with the table in the same process, as its tutorial has it; `bare` is a Tornado
-websocket that sends the bytes of a notification to everybody, without Perspective. Both run on uvloop, as a node does.
+websocket that sends the bytes of a notification to everybody, without Perspective; `ready` answers each message at once with
+bytes that lie ready. All run on uvloop, as a node does.
 `GET /ticks?rate=10&seconds=20` starts ticks: each is applied at its instant, or as soon after it as the server comes to it.
 """
 
@@ -14,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import Any, ClassVar
 
 import uvloop
@@ -57,6 +60,21 @@ class BareHandler(WebSocketHandler):
     def on_close(self) -> None:
         """Take part no more."""
         self.everybody.discard(self)
+
+
+class ReadyHandler(WebSocketHandler):
+    """Answers without looking: five short answers, then one of 50 rows, and so on."""
+
+    answers: ClassVar[tuple[bytes, ...]] = (NOTIFICATION * 2,) * 5 + (b"x" * 4000,)
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        """Begin."""
+        self.set_nodelay(True)
+        self._next = cycle(self.answers)
+
+    def on_message(self, message: str | bytes) -> None:
+        """Answer."""
+        self.write_message(next(self._next), binary=True)
 
 
 async def at_instants(due: list[tuple[float, bytes]], apply: Callable[[bytes], Any]) -> None:
@@ -112,10 +130,16 @@ async def bare(port: int) -> None:
         await asyncio.Event().wait()
 
 
+async def ready(port: int) -> None:
+    """Serve until killed."""
+    Application([(r"/websocket", ReadyHandler)]).listen(port, HOST)
+    await asyncio.Event().wait()
+
+
 def main() -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["stock", "bare"])
+    parser.add_argument("kind", choices=["stock", "bare", "ready"])
     parser.add_argument("port", type=int)
     parser.add_argument("table", nargs="?", default="market")
     parser.add_argument("--threads", type=int, default=0, help="threads of the handler's executor; 0 is none")
@@ -124,7 +148,7 @@ def main() -> None:
         if arguments.kind == "stock":
             runner.run(stock(arguments.port, arguments.table, arguments.threads))
         else:
-            runner.run(bare(arguments.port))
+            runner.run({"bare": bare, "ready": ready}[arguments.kind](arguments.port))
 
 
 if __name__ == "__main__":

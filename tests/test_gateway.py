@@ -363,6 +363,23 @@ async def test_the_group_that_was_meant_is_collapsed_whatever_the_order_of_equal
     assert await theirs.ask(COLLAPSE, b"\x08\x63", "v")  # there is no such row
 
 
+@pytest.mark.parametrize(("number", "body"), [(COLLAPSE, b"\x08\x00"), (ON_UPDATE, ROWS_MODE)])
+async def test_a_table_that_goes_meanwhile_is_let_go_once(node: Node, number: int, body: bytes) -> None:
+    viewer, hosted = node.open(), node.shared
+    await a_view(viewer, group_by=["g"])
+    async with node.table._lane:
+        viewer.session.receive(Envelope(9, "v", number, body).encode())
+        await asyncio.sleep(0)
+        node.gateway.remove_table("t")
+    await viewer.settled()
+    await until(lambda: _is(not hosted.views), 5, "no view is left")
+    assert decode(viewer.frames[-1]).number == SERVER_ERROR
+
+
+async def _is(found: bool) -> bool:
+    return found
+
+
 async def test_row_deltas_follow_a_view_into_its_own_life(node: Node) -> None:
     viewer = node.open()
     await a_view(viewer, group_by=["g"])

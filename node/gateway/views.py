@@ -31,6 +31,7 @@ class View:
     shared: SharedView
     others: dict[str, SharedView] = field(default_factory=dict)  # by kind, where rows come from, unless `shared` is private
     subscriptions: dict[int, Subscription] = field(default_factory=dict)  # by the client's msg_id
+    is_over: bool = False  # it was let go for good, perhaps while something waited
 
     def stop_listening(self, subscription: Subscription) -> None:
         """Let a subscription hear no more."""
@@ -125,6 +126,13 @@ class Views:
             raise Refused(f"this node holds {MOST_VIEWS} views and can hold no more; try again later")
         return await hosted.acquire(config, **options)
 
+    async def _acquire_for(self, view: View, hosted: Hosted, **options: Any) -> SharedView:
+        shared = await self._acquire(hosted, view.config, **options)
+        if view.is_over:
+            hosted.release(shared)
+            raise StaleGeneration
+        return shared
+
     async def change_state(self, view: View, number: int, body: bytes) -> Answer:
         """Expand, collapse or set the depth of a view. What that does to it, others must not see: it becomes private.
 
@@ -136,7 +144,8 @@ class Views:
             # Groups that compare equal are in another order in a view that is made now: the row's number means another one there.
             row = messages.parse("RowIndex", body).row_index if view.config.sort and number in OF_ROWS else None
             path = [] if row is None else await view.hosted.row_paths(view.shared, row, row + 1)
-            mine = await self._acquire(view.hosted, view.config, is_private=True, hears=ONLY_PLAIN | view.others.keys())
+            hears = ONLY_PLAIN | view.others.keys()
+            mine = await self._acquire_for(view, view.hosted, is_private=True, hears=hears)
             subscriptions = tuple(view.subscriptions.values())
             view.let_go()
             view.shared = mine
@@ -164,7 +173,7 @@ class Views:
             else:
                 if subscription.kind not in view.others:
                     hears = frozenset({subscription.kind})
-                    view.others[subscription.kind] = await self._acquire(view.hosted, view.config, hears=hears)
+                    view.others[subscription.kind] = await self._acquire_for(view, view.hosted, hears=hears)
                 source = view.others[subscription.kind]
         self.unsubscribe(view, msg_id)
         view.subscriptions[msg_id] = subscription
@@ -180,6 +189,7 @@ class Views:
         """Let go of a view; say whether there was one."""
         view = self._views.pop(client_id, None)
         if view is not None:
+            view.is_over = True
             view.let_go()
         return view is not None
 
@@ -198,7 +208,7 @@ class Views:
             return False
         try:
             await hosted.check(view.config)
-            shared = await self._acquire(hosted, view.config)
+            shared = await self._acquire_for(view, hosted)
         except (Refused, StaleGeneration) as wrong:
             log.debug("a view ends with the old shape of table %s: %s", hosted.name, wrong)
             return False

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from node.gateway import messages, safety
+from node.gateway import expressions, messages, safety
 from node.gateway.answers import Answer, Answers, Budget
 from node.gateway.counts import Counts
 from node.gateway.requests import TO_COLUMNS, canonical
@@ -187,7 +187,13 @@ class Hosted:
             StaleGeneration: as above.
             Refused: it says nothing of it.
         """
-        safety.check_expressions(config.expressions)
+        limits = self._settings
+        expressions.check(
+            config.expressions,
+            most=limits.max_expressions,
+            longest=limits.max_expression_length,
+            allow_loops=limits.allow_loops,
+        )
         message = messages.new("Describe")
         message.config.CopyFrom(config)
         answer = await self.read(self.answers, DESCRIBE, messages.encode(message))

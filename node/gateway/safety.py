@@ -199,7 +199,6 @@ def has_row_deltas(config: Any) -> bool:
 
 _AGEING_AGGREGATES = frozenset({"any", "last", "dominant", "median", "q1", "q3", "high", "low", "min by", "max by"})
 _AGEING_FUNCTIONS = re.compile(r"\b(random|now|today)\b", re.IGNORECASE)
-_POISON = re.compile(r"\bvlookup\b", re.IGNORECASE)
 
 
 def depends_on_age(config: Any, *, is_indexed: bool) -> bool:
@@ -223,17 +222,6 @@ def cut_columns(paths: Any, columns: int) -> None:
     paths.start_col = min(paths.start_col, columns)
     if paths.HasField("end_col"):
         paths.end_col = max(paths.start_col, paths.end_col)
-
-
-def check_expressions(expressions: Mapping[str, str]) -> None:
-    """Check the texts of expressions.
-
-    Raises:
-        Refused: while a view that uses `vlookup` lives, all other views of its table miss rows.
-    """
-    for name, text in expressions.items():
-        if _POISON.search(text):
-            raise Refused(f"expression {name!r}: vlookup is not available, it would spoil the views of all others")
 
 
 def only_expressions(expressions: Mapping[str, str]) -> Any:

@@ -79,6 +79,7 @@ class Metrics(Collector):
             ("idle_closes", "Viewers that were closed because they asked and heard nothing", counts.idle_closes),
             ("silent_closes", "Viewers that were closed because they answered no ping", counts.silent_closes),
             ("full_refusals", "Viewers that were refused because the node was full", counts.full_refusals),
+            ("throttled_requests", "Requests after which a viewer's next one had to wait", counts.throttled),
             ("refused_requests", "Requests that were answered by an error of the gateway", counts.refused),
             ("event_loop_busy_seconds", "Processor time of the event loop's thread", time.thread_time()),
             ("engine_busy_seconds", "Time that the tables' lanes were at work, all together", engine.busy_seconds),

@@ -19,6 +19,9 @@ class NodeSettings(CommonSettings):
     allowed_origins: str = setting("", "Origins besides our own whose pages may connect, separated by commas; * for all")
     max_message_bytes: int = setting(1 << 20, "Largest message that a viewer may send", low=1024)
     max_views: int = setting(128, "Most views that one session may have", low=1)
+    max_requests_per_second: float = setting(
+        2000.0, "Most requests that one viewer is heard in a second; the next ones wait", low=1
+    )
     max_expressions: int = setting(50, "Most expressions that one view may have", low=0)
     max_expression_length: int = setting(4000, "Most characters of an expression", low=1)
     allow_loops: bool = setting(False, "Expressions may have loops and vectors, which take as long as their author likes")

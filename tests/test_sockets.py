@@ -49,12 +49,14 @@ PATIENT = {
     "MAX_ANSWER_BYTES": str(60 << 20),
     "OUTBOX_BYTES": str(1 << 20),
     "MAX_SESSIONS": "4",
+    "MAX_EXPRESSION_LENGTH": "1000000",
 }
 SECONDS = 1 * PATIENCE
 HASTY = {
     "HANDSHAKE_SECONDS": str(SECONDS),
     "PING_SECONDS": str(SECONDS),
     "IDLE_SECONDS": str(4 * SECONDS),
+    "MAX_REQUESTS_PER_SECOND": "300",
 }
 ROWS = 40_000
 TEXT = "".join(chr(ord("a") + number * number % 26) for number in range(1250))
@@ -348,3 +350,21 @@ async def test_every_metric_moves_when_it_should(fleet: Cluster) -> None:
 async def test_what_the_internal_port_says_is_not_on_the_public_one(fleet: Cluster, path: str) -> None:
     assert (await fleet.fetch(fleet.url("node-1", path, internal=True)))[0] == 200
     assert (await fleet.fetch(fleet.url("node-1", path)))[0] == 404
+
+
+async def test_who_asks_too_fast_has_to_wait_and_others_have_not(fleet: Cluster) -> None:
+    port = fleet.ports["node-2"]
+    async with socket_viewer(port) as hasty, socket_viewer(port) as other:
+        before = (await measured(fleet, "node-2"))("throttled_requests_total")
+        started = time.monotonic()
+        for number in range(900):
+            await hasty.send(TABLE_SIZE, b"", "big", msg_id=1000 + number)
+        asked = 0
+        while not hasty.messages or hasty.messages[-1].msg_id != 1899:
+            assert (await other.ask(TABLE_SIZE, b"", "big")).number == TABLE_SIZE
+            asked += 1
+            await asyncio.sleep(0.05)
+        assert time.monotonic() - started >= 1.9  # 300 at once, and 300 in each second
+        assert asked > 5
+        assert [message.msg_id for message in hasty.messages] == [*range(1000, 1900)]
+        assert (await measured(fleet, "node-2"))("throttled_requests_total") > before

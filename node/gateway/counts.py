@@ -15,4 +15,5 @@ class Counts:
     idle_closes: int = 0
     silent_closes: int = 0  # viewers that answered no ping
     full_refusals: int = 0  # connections that were refused because the node was full
+    throttled: int = 0  # requests after which the viewer's next one had to wait, so fast they came
     refused: int = 0  # requests answered by an error of the gateway

@@ -13,6 +13,7 @@ from tornado.websocket import WebSocketHandler
 
 from node.gateway.gateway import Gateway
 from node.gateway.outbox import LOT_BYTES, Frame
+from node.gateway.pace import Pace
 from node.gateway.session import Session
 from node.settings import NodeSettings
 
@@ -30,6 +31,7 @@ class ViewerHandler(WebSocketHandler):
         """Take over what the route says."""
         self.gateway = gateway
         self._settings = settings
+        self._pace = Pace(settings.max_requests_per_second)
         self.session: Session | None = None
 
     def check_origin(self, origin: str) -> bool:
@@ -68,9 +70,16 @@ class ViewerHandler(WebSocketHandler):
             self.close(UNSUPPORTED, "only binary messages")
         elif self.session is not None:
             self.session.receive(message)
-            if not self.session.may_ask:
-                return self.session.turn()
+            wait = self._pace.wait(self.session.heard_at)
+            if wait or not self.session.may_ask:
+                return self._rest(self.session, wait)
         return None
+
+    async def _rest(self, session: Session, wait: float) -> None:
+        if wait:
+            self.gateway.counts.throttled += 1
+            await asyncio.sleep(wait)
+        await session.turn()
 
     def on_pong(self, data: bytes) -> None:
         """Take note that the viewer is there."""

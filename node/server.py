@@ -11,6 +11,7 @@ from node.gateway.handler import gateway_routes, websocket_settings
 from node.metrics import Metrics, metrics_routes
 from node.pages import page_routes
 from node.settings import NodeSettings
+from node.writes import Writes
 from parallax.http import Health, health_routes
 from parallax.process import listen, member_name, or_stop
 from parallax.registry import Announcer
@@ -40,7 +41,8 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     redis = connect(settings.redis_url)
     engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads)
     metrics = Metrics()
-    gateway = Gateway(settings, metrics.observe)
+    writes = Writes(redis, settings.prefix, f"node {boot}", lambda table: replicas.ensure(table), settings.edit_seconds)
+    gateway = Gateway(settings, metrics.observe, writes.publish)
     metrics.watch(gateway, engine)
 
     # 2. Replicas: the gateway hosts a table as soon as it can be read, and goes on while it is stale.

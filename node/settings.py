@@ -25,6 +25,9 @@ class NodeSettings(CommonSettings):
     max_expressions: int = setting(50, "Most expressions that one view may have", low=0)
     max_expression_length: int = setting(4000, "Most characters of an expression", low=1)
     allow_loops: bool = setting(False, "Expressions may have loops and vectors, which take as long as their author likes")
+    edit_seconds: float = setting(
+        10.0, "How long an edit may take to be seen before its viewer is told that it may be lost (s)", low=1
+    )
     max_sessions: int = setting(10_000, "Most viewers at a time; more get a 503 and may find another node", low=1)
     max_answer_bytes: int = setting(256 << 20, "Bytes of the largest answer that a viewer may get", low=1 << 16)
     cache_bytes: int = setting(64 << 20, "Bytes of answers that are kept for others who ask the same", low=0)

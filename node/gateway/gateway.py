@@ -9,11 +9,14 @@ from collections.abc import Callable
 
 from node.gateway.answers import Budget
 from node.gateway.counts import Counts
+from node.gateway.edits import Publish
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Outbox, Write
 from node.gateway.session import Session
+from node.gateway.wire import Refused
 from node.settings import NodeSettings
 from parallax.replica.engine import MOST_VIEWS, EngineTable
+from parallax.replication.record import Op
 from parallax.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -29,8 +32,14 @@ Close = Callable[[int, str], None]
 class Gateway:
     """All sessions of one node."""
 
-    def __init__(self, settings: NodeSettings, observe: Callable[[int, float], None] = lambda number, started: None) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        observe: Callable[[int, float], None] = lambda number, started: None,
+        publish: Publish | None = None,
+    ) -> None:
         self.settings = settings
+        self.publish = publish or _nowhere
         self.observe = observe
         """Called with the number of each request that was answered, and time.monotonic() when it came."""
         self.counts = Counts()
@@ -197,3 +206,7 @@ class Gateway:
         for hosted in self._hosted.values():
             hosted.close()
         await self.tasks.close()
+
+
+async def _nowhere(table: str, op: Op, format: str, data: bytes) -> None:
+    raise Refused("this node publishes no edits")

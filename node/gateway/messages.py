@@ -49,6 +49,14 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "windows 11 Window @",
         "split_rollup_mode 12 enum",
     ),
+    "TableData": (
+        "csv 2 string |data",
+        "arrow 3 bytes |data",
+        "rows 4 string |data",
+        "cols 5 string |data",
+        "ndjson 7 string |data",
+    ),
+    "Edit": ("data 1 TableData", "port_id 2 uint32"),
     "HostedTable": ("entity_id 1 string", "index 2 string", "limit 3 uint32"),
     "Hosted": ("table_infos 1 HostedTable *",),
     "MadeView": ("view_id 1 string",),
@@ -116,6 +124,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 _Field = descriptor_pb2.FieldDescriptorProto
 _TYPES = {
     "bool": _Field.TYPE_BOOL,
+    "bytes": _Field.TYPE_BYTES,
     "double": _Field.TYPE_DOUBLE,
     "enum": _Field.TYPE_INT32,  # the same bytes; which values there are is checked where they are used
     "string": _Field.TYPE_STRING,

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from node.gateway import messages, safety
+from node.gateway import edits, messages, safety
 
 TABLE_SCHEMA, TABLE_SIZE = 7, 8
 FEATURES, HOSTED, HOSTED_END, MAKE_PORT, MAKE_VIEW, VIEW_DELETE = 3, 4, 37, 5, 6, 11
@@ -32,8 +32,8 @@ SUBSCRIBE = {ON_UPDATE: "OnUpdate", ON_REMOVE: "Empty"}  # to a view
 UNSUBSCRIBE = {22: ON_UPDATE, 40: ON_REMOVE}
 ON_DELETE = {29: 30, 34: 35}  # of a table, of a view; and what ends it
 ENDS_ON_DELETE = {30: 29, 35: 34}
-WRITES = {27: "MakeTable", 38: "MakeJoinTable", 28: "TableDelete", 31: "TableRemove", 32: "TableReplace", 33: "TableUpdate"}
-OF_TABLES = {MAKE_PORT, *TABLE_READS, 29}
+WRITES = {27: "MakeTable", 38: "MakeJoinTable", 28: "TableDelete"} | edits.NAMES
+OF_TABLES = {MAKE_PORT, *TABLE_READS, 29, *edits.EDITS}
 NAMES = {
     3: "GetFeatures",
     4: "GetHostedTables",

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from node.gateway import messages, safety
+from node.gateway import edits, messages, safety
 from node.gateway.answers import Answer
+from node.gateway.edits import EDITS
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Frame, Outbox
 from node.gateway.requests import (
@@ -228,9 +229,9 @@ class Session:
             self._reply(request, b"")
         elif number in UNSUBSCRIBE:
             self._unsubscribe(request)
-        elif number in WRITES:
+        elif number in WRITES and number not in EDITS:
             raise Refused(f"{WRITES[number]} is refused: tables are read-only for viewers")
-        elif number not in TABLE_READS and number not in SUBSCRIBE and number != VIEW_DELETE:
+        elif number not in TABLE_READS and number not in EDITS and number not in SUBSCRIBE and number != VIEW_DELETE:
             raise Refused(f"unknown request {number}" if number else "a request without a body")
         else:
             return False
@@ -296,6 +297,9 @@ class Session:
                 self._pass_on(request, await view.hosted.read(view.shared.answers, number, messages.encode(parsed)))
         elif number in TABLE_READS:
             await self._read_table(request)
+        elif number in EDITS:
+            await edits.publish(number, request.body, self._table(request).spec, self._gateway.publish)
+            self._reply(request, b"")
         elif number in SUBSCRIBE:
             message = messages.parse(SUBSCRIBE[number], request.body)
             kind = REMOVED if number == ON_REMOVE else ROWS if message.HasField("mode") else PLAIN

@@ -6,7 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,12 @@ class Replica:
         except TimeoutError:
             return False
         return True
+
+    async def moved(self, seconds: float) -> None:
+        """Wait until the replica has looked at what came, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._moved:
+                await self._moved.wait()
 
     @asynccontextmanager
     async def at_rest(self) -> AsyncIterator[Held]:

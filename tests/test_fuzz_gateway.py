@@ -1,0 +1,99 @@
+"""Whatever frames come, a node lives, serves the others, and keeps nothing of it."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from parallax.replica.engine import to_ipc
+from tests.cluster import Cluster
+from tests.differential import SPECS, arrow
+from tests.differential_requests import COLUMNS, Requests
+from tests.fuzz_gateway import Sent, fuzz
+from tests.processes import PATIENCE, until
+from tests.sockets import Measured
+
+pytestmark = [pytest.mark.cluster]
+SETTINGS = {"MAX_REQUESTS_PER_SECOND": "1000000", "LINGER_SECONDS": "0"}
+
+
+async def measured(cluster: Cluster) -> Measured:
+    code, body = await cluster.fetch(cluster.url("node-1", "/metrics", internal=True))
+    assert code == 200
+    return Measured(body.decode())
+
+
+def resident_bytes(cluster: Cluster) -> int:
+    status = Path(f"/proc/{cluster['node-1'].pid}/status")
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) << 10 if status.exists() else 0
+
+
+async def survive(cluster: Cluster, seeds: range, frames: int) -> Sent:
+    """Fuzz a node with ticks going on; return what was sent."""
+    source, whole = Requests(0), Sent()
+    node = cluster["node-1"]
+    for name in SPECS:
+        await cluster.publish(name, op="update", format="arrow", data=to_ipc(arrow(source.rows(40, list(COLUMNS)))))
+    await cluster.at_rest()
+    before: list[int] = []
+    names = itertools.cycle(SPECS)
+    heard: list[float] = []
+    stop = asyncio.Event()
+
+    async def ticks() -> None:
+        while not stop.is_set():
+            name = next(names)
+            await cluster.publish(name, op="update", format="arrow", data=to_ipc(arrow(source.rows(3, list(COLUMNS)))))
+            await asyncio.sleep(0.02)
+
+    async with cluster.viewer("node-1") as good:
+        view = await (await good.open_table("keyed")).view(columns=["n"], sort=[["n", "asc"]])
+        await view.on_update(lambda *_: heard.append(time.monotonic()))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ticks())
+            for seed in seeds:
+                found = await fuzz(cluster.url("node-1", "/websocket").replace("http", "ws"), seed, frames)
+                whole.frames += found.frames
+                whole.readable += found.readable
+                whole.answers += found.answers
+                whole.closed += found.closed
+                whole.ways += found.ways
+                assert node.pid == cluster["node-1"].pid
+                assert await view.num_rows() > 0, "the good viewer is not served"
+                before.append(resident_bytes(cluster))
+            stop.set()
+    longest = max(later - earlier for earlier, later in itertools.pairwise(heard))
+    print(f"{whole}\nthe longest pause of the good viewer: {longest:.3f} s; resident MiB {[size >> 20 for size in before]}")
+    assert longest < 5 * PATIENCE
+
+    async def is_clean() -> bool:
+        found = await measured(cluster)
+        assert found("sessions") == 0
+        for table in SPECS:
+            for kind in ("shared", "private"):
+                assert found("engine_views", table=table, kind=kind) == 0
+        return True
+
+    await until(is_clean, 20, "nothing is left of it")
+    await cluster.converged()
+    return whole
+
+
+async def test_a_node_survives_frames_that_no_client_sends(make_cluster: Callable[..., Awaitable[Cluster]]) -> None:
+    cluster = await make_cluster(list(SPECS.values()), coordinators=1, nodes=1, settings=SETTINGS)
+    sent = await survive(cluster, range(4), 5000)
+    assert sent.readable > sent.frames / 2
+    assert sent.answers > sent.frames / 4
+    assert len(sent.ways) > 20
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600 * PATIENCE)
+async def test_a_node_survives_a_million_of_them(make_cluster: Callable[..., Awaitable[Cluster]]) -> None:
+    cluster = await make_cluster(list(SPECS.values()), coordinators=1, nodes=1, settings=SETTINGS)
+    sent = await survive(cluster, range(100, 150), 20_000)
+    assert sent.frames == 1_000_000
+    assert sent.readable > sent.frames / 2

@@ -37,11 +37,13 @@ class ViewerHandler(WebSocketHandler):
     def check_origin(self, origin: str) -> bool:
         """Say whether a page of `origin` may connect: our own, or one that the settings allow."""
         allowed = [one.strip() for one in self._settings.allowed_origins.split(",") if one.strip()]
-        return (
-            "*" in allowed
-            or origin in allowed
-            or urlsplit(origin).netloc.lower() == self.request.headers.get("Host", "").lower()
-        )
+        if "*" in allowed or origin in allowed:
+            return True
+        try:
+            place = urlsplit(origin).netloc.lower()
+        except ValueError:
+            return False
+        return bool(place) and place == self.request.headers.get("Host", "").lower()
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Refuse new viewers while draining, and when there are too many."""

@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from tornado.web import RequestHandler
 
+from node.auth import REASONS
 from node.gateway import Gateway
 from node.gateway.requests import NAMES
 from parallax.replica.engine import Engine
@@ -68,6 +69,12 @@ class Metrics(Collector):
         answers.add_metric(["engine"], counts.computed)
         answers.add_metric(["shared"], counts.shared)
         yield answers
+        refusals = CounterMetricFamily(
+            "parallax_node_auth_refusals", "Connections that were refused for want of a good token", labels=["reason"]
+        )
+        for reason in REASONS:
+            refusals.add_metric([reason], counts.auth_refusals[reason])
+        yield refusals
         for name, text, value in (
             ("notifications", "Notifications that were sent", counts.notified),
             (
@@ -78,6 +85,7 @@ class Metrics(Collector):
             ("slow_closes", "Viewers that were closed because they took in too little", counts.slow_closes),
             ("idle_closes", "Viewers that were closed because they asked and heard nothing", counts.idle_closes),
             ("silent_closes", "Viewers that were closed because they answered no ping", counts.silent_closes),
+            ("expired_closes", "Viewers that were closed because their token had expired", counts.expired_closes),
             ("full_refusals", "Viewers that were refused because the node was full", counts.full_refusals),
             ("throttled_requests", "Requests after which a viewer's next one had to wait", counts.throttled),
             ("refused_requests", "Requests that were answered by an error of the gateway", counts.refused),

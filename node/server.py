@@ -4,8 +4,10 @@ import asyncio
 import logging
 from typing import Any
 
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
+from node.auth import Auth
 from node.gateway import Gateway
 from node.gateway.handler import gateway_routes, websocket_settings
 from node.metrics import Metrics, metrics_routes
@@ -27,15 +29,26 @@ from parallax.version import VERSION
 log = logging.getLogger(__name__)
 
 
+class PublicApplication(Application):
+    """Keeps what was asked for, which may hold a token, out of whatever Tornado says of a request."""
+
+    def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
+        """Return who answers a request, by then without its query; the arguments were read from it already."""
+        request.uri, request.query = request.path, ""
+        return super().find_handler(request, **options)
+
+
 async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     """Run until `stop` is set, then hand the viewers over and stop.
 
     Raises:
-        ConfigurationError: a port is taken.
+        ConfigurationError: a port is taken, or the settings of tokens do not fit together.
     """
     name, boot = member_name(settings)
     keys = FleetKeys(settings.prefix)
     is_draining = was_ready = False
+
+    auth = Auth(settings)
 
     # 1. Redis, the engine, the gateway.
     redis = connect(settings.redis_url)
@@ -90,7 +103,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         "PARALLAX_INTERNAL_PORT",
     )
     public = listen(
-        Application([*gateway_routes(gateway, settings), *page_routes()], **websocket_settings(settings)),
+        PublicApplication([*gateway_routes(gateway, settings, auth), *page_routes()], **websocket_settings(settings)),
         settings.port,
         settings.bind,
         "PARALLAX_PORT",
@@ -104,6 +117,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         await or_stop(wait_for_redis(redis, settings.redis_url), stop)
         async with Tasks() as tasks:
             replicas.start()
+            tasks.start(auth.run(), name="keys of tokens")
             tasks.start(announcer.run(), name="registry")
             tasks.start(gateway.watch(), name="watch over the viewers")
             await stop.wait()

@@ -1,8 +1,14 @@
 """The node's settings."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 
 from parallax.settings import CommonSettings, setting
+
+SHARED = "HS256"
+ALGORITHMS = (SHARED, "RS256", "ES256")
+LEAST_SECRET_BYTES = 32
+_KEYS_URL = r"https://[^/]|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +48,62 @@ class NodeSettings(CommonSettings):
         64 << 20, "Bytes that may wait for one viewer, besides one answer of the largest size", low=1 << 16
     )
     stall_seconds: float = setting(30.0, "A viewer that accepts no byte for so long is closed as slow (s)", low=1)
+    auth_algorithms: str = setting(
+        "", "What tokens may be signed with, separated by commas: HS256, RS256, ES256; empty: nobody needs a token"
+    )
+    auth_secret: str = setting("", "The secret of HS256, at least 32 bytes", is_secret=True)
+    auth_jwks: str = setting("", "The public keys of RS256 and ES256: path or https:// URL of a JWKS")
+    auth_jwks_seconds: float = setting(
+        30.0, "Least time between two reads of the keys, when tokens name one that is not there (s)", low=0.1, high=3600
+    )
+    auth_audience: str = setting("", "The audience (`aud`) that tokens must be for")
+    auth_issuer: str = setting("", "The issuer (`iss`) that tokens must be from")
+    auth_leeway_seconds: float = setting(5.0, "How far the issuer's clock may be from ours (s)", low=0, high=300)
+    auth_cookie: str = setting("", "Name of a cookie that may hold the token; empty: none")
+    auth_default_read: str = setting(
+        "", "Tables that a token without the claim `read` may read: patterns, separated by commas; empty: none"
+    )
+    auth_default_write: str = setting("", "The same for `write`, of tables that take edits")
+
+
+def listed(text: str) -> list[str]:
+    """Return the parts of a setting that are separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def wrong_with_tokens(settings: NodeSettings) -> str | None:
+    """Return what is wrong with the settings of tokens, None if nothing is; never the secret itself."""
+    algorithms = listed(settings.auth_algorithms)
+    if not algorithms:
+        for field in fields(settings):
+            if field.name.startswith("auth_") and getattr(settings, field.name) != field.default:
+                return (
+                    f"PARALLAX_{field.name.upper()} is set, but PARALLAX_AUTH_ALGORITHMS is not: nobody would need a token"
+                )
+        return None
+    unknown = [algorithm for algorithm in algorithms if algorithm not in ALGORITHMS]
+    has_public = any(algorithm != SHARED for algorithm in algorithms)
+    rules = [
+        (not unknown, f"PARALLAX_AUTH_ALGORITHMS: expected some of {', '.join(ALGORITHMS)}, not {', '.join(unknown)}"),
+        (SHARED in algorithms or not settings.auth_secret, "PARALLAX_AUTH_SECRET is of use with HS256 only"),
+        (
+            SHARED not in algorithms
+            or (len(settings.auth_secret.encode()) >= LEAST_SECRET_BYTES and "-----BEGIN" not in settings.auth_secret),
+            f"PARALLAX_AUTH_SECRET: HS256 needs a secret of at least {LEAST_SECRET_BYTES} bytes, not a key pair's",
+        ),
+        (has_public == bool(settings.auth_jwks), "PARALLAX_AUTH_JWKS is needed for RS256 and ES256, and for nothing else"),
+        (
+            "://" not in settings.auth_jwks or re.match(_KEYS_URL, settings.auth_jwks),
+            "PARALLAX_AUTH_JWKS: expected a path or an https:// URL (http:// of this machine only)",
+        ),
+        (
+            bool(settings.auth_audience and settings.auth_issuer),
+            "PARALLAX_AUTH_AUDIENCE and PARALLAX_AUTH_ISSUER are needed",
+        ),
+        (re.fullmatch(r"[\w.-]*", settings.auth_cookie), "PARALLAX_AUTH_COOKIE: expected letters, digits, _, . and -"),
+        (
+            not (settings.auth_cookie and "*" in listed(settings.allowed_origins)),
+            "PARALLAX_AUTH_COOKIE with PARALLAX_ALLOWED_ORIGINS=* would let every page use the cookies of its visitors",
+        ),
+    ]
+    return next((text for is_right, text in rules if not is_right), None)

@@ -90,6 +90,14 @@ def _log_as(settings: CommonSettings) -> None:
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)  # probes, and what viewers ask for in vain
+    logging.getLogger("tornado.general").addFilter(_without_what_was_sent)
+
+
+def _without_what_was_sent(record: logging.LogRecord) -> bool:
+    """Tornado repeats the header that it could not read: it may be the one with a token."""
+    if isinstance(record.msg, str) and record.msg.startswith("Malformed HTTP message"):
+        record.msg, record.args = "a client sent what is no HTTP request", ()
+    return True
 
 
 def member_name(settings: CommonSettings) -> tuple[str, str]:

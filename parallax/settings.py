@@ -12,9 +12,12 @@ S = TypeVar("S", bound="CommonSettings")
 _UNITS = {"seconds": "s", "ms": "ms", "bytes": "bytes"}  # by how a setting's name ends
 
 
-def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """Declare one setting: its default, what it means (with the unit), and the least and greatest value allowed."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None, is_secret: bool = False) -> Any:
+    """Declare one setting: its default, what it means (with the unit), and the least and greatest value allowed.
+
+    A secret one is left out where the settings are printed.
+    """
+    return field(default=default, repr=not is_secret, metadata={"doc": doc, "low": low, "high": high})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

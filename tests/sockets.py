@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -39,7 +39,7 @@ async def open_socket(port: int, receive_buffer: int = 0) -> socket.socket:
 class SocketViewer:
     """A websocket by hand: `websockets` holds the protocol, and complains about what is not by RFC 6455; the socket is ours."""
 
-    def __init__(self, sock: socket.socket, port: int) -> None:
+    def __init__(self, sock: socket.socket, port: int, query: str = "") -> None:
         self.response: Response | None = None
         self.messages: list[Envelope] = []
         """Whole messages that nobody has taken yet."""
@@ -55,14 +55,16 @@ class SocketViewer:
         """Seconds between two reads."""
         self.read_bytes = READ_BYTES
         self._sock = sock
-        self._protocol = ClientProtocol(parse_uri(f"ws://{HOST}:{port}/websocket"), max_size=None)
+        self._protocol = ClientProtocol(parse_uri(f"ws://{HOST}:{port}/websocket{query}"), max_size=None)
         self._parts: list[bytes] = []
         self._sizes: list[int] = []
         self._arrived = asyncio.Event()
 
-    async def connect(self) -> None:
+    async def connect(self, headers: Mapping[str, str] | None = None) -> None:
         """Shake hands; `response` is what the server said."""
-        self._protocol.send_request(self._protocol.connect())
+        request = self._protocol.connect()
+        request.headers.update(headers or {})
+        self._protocol.send_request(request)
         await self._send_out()
         async with asyncio.timeout(ANSWER_SECONDS * PATIENCE):
             while self.response is None and not self.has_ended:
@@ -154,12 +156,14 @@ class SocketViewer:
 
 
 @asynccontextmanager
-async def socket_viewer(port: int, receive_buffer: int = 0) -> AsyncIterator[SocketViewer]:
+async def socket_viewer(
+    port: int, receive_buffer: int = 0, query: str = "", headers: Mapping[str, str] | None = None
+) -> AsyncIterator[SocketViewer]:
     """Connect a viewer, who reads what comes, and let it go in the end."""
-    viewer = SocketViewer(await open_socket(port, receive_buffer), port)
+    viewer = SocketViewer(await open_socket(port, receive_buffer), port, query)
     try:
         async with Tasks() as tasks:
-            await viewer.connect()
+            await viewer.connect(headers)
             tasks.start(viewer.listen(), name="viewer")
             yield viewer
     finally:

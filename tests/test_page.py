@@ -14,6 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from node.auth import Auth
 from node.gateway import Gateway
 from node.gateway.handler import gateway_routes, websocket_settings
 from node.pages import page_routes
@@ -39,7 +40,7 @@ class Node:
         self._engine = Engine(frame_seconds=0.01)
         self._gateway = Gateway(settings)
         self._tables: dict[str, EngineTable] = {}
-        routes = [*gateway_routes(self._gateway, settings), *page_routes()]
+        routes = [*gateway_routes(self._gateway, settings, Auth(settings)), *page_routes()]
         sockets = bind_sockets(0, HOST)
         self.url = f"http://{HOST}:{sockets[0].getsockname()[1]}/"
         self._server = HTTPServer(Application(routes, **websocket_settings(settings)))

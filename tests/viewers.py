@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import perspective
 
+from node.auth import EVERYTHING, Access
 from node.gateway import Gateway
 from node.gateway.outbox import Frame
 from node.gateway.wire import SERVER_ERROR, Envelope, decode
@@ -14,7 +15,7 @@ from tests.processes import PATIENCE
 class Viewer:
     """A session, with what was sent to it; `connect` puts a Perspective client on top."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, access: Access = EVERYTHING) -> None:
         self.frames: list[bytes] = []
         self.closed: list[tuple[int, str]] = []
         self.client: perspective.AsyncClient | None = None
@@ -22,7 +23,9 @@ class Viewer:
         self._pump: asyncio.Task[None] | None = None
         self.blocked: asyncio.Future[None] | None = None
         """Set to a future, the socket takes nothing more until it is done."""
-        self.session, self.outbox = gateway.open(self._write, lambda code, reason: self.closed.append((code, reason)))
+        self.session, self.outbox = gateway.open(
+            self._write, lambda code, reason: self.closed.append((code, reason)), access
+        )
 
     def _write(self, frames: Sequence[Frame]) -> "asyncio.Future[None] | None":
         self.frames += [frame.head + frame.body for frame in frames]

@@ -1,6 +1,7 @@
 """What a gateway counts."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -14,6 +15,8 @@ class Counts:
     slow_closes: int = 0
     idle_closes: int = 0
     silent_closes: int = 0  # viewers that answered no ping
+    expired_closes: int = 0  # viewers whose token expired
+    auth_refusals: Counter[str] = field(default_factory=Counter)  # connections without a good token, by reason
     full_refusals: int = 0  # connections that were refused because the node was full
     throttled: int = 0  # requests after which the viewer's next one had to wait, so fast they came
     refused: int = 0  # requests answered by an error of the gateway

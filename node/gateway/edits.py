@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from node.auth import Access
 from node.gateway import messages
 from node.gateway.wire import Refused
 from parallax.replication.record import Op
@@ -22,14 +23,16 @@ Publish = Callable[[str, Op, str, bytes], Awaitable[None]]
 """Publishes (table, operation, format, data), and returns when readers here see it. Raises Refused."""
 
 
-async def publish(number: int, body: bytes, spec: TableSpec, to: Publish) -> None:
-    """Publish an edit, if the table takes any.
+async def publish(number: int, body: bytes, spec: TableSpec, access: Access, to: Publish) -> None:
+    """Publish an edit, if the table takes any, and from this viewer.
 
     Raises:
         Refused: it takes none, or this is none for it; or as `to`.
     """
     if spec.writes != "forward":
         raise Refused(f"{NAMES[number]} is refused: tables are read-only for viewers, unless they declare `writes: forward`")
+    if not access.may_write(spec.name):
+        raise Refused(f"{NAMES[number]} is refused: the viewer's token does not let him write this table")
     await to(spec.name, *read(number, body, spec))
 
 

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 
+from node.auth import EVERYTHING, Access
 from node.gateway.answers import Budget
 from node.gateway.counts import Counts
 from node.gateway.edits import Publish
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 LOTS = 20
 SWEEP_SECONDS = 1.0
-LEAVING, SLOW, IDLE, SILENT = 1012, 4008, 4009, 4010
+LEAVING, SLOW, IDLE, SILENT, EXPIRED = 1012, 4008, 4009, 4010, 4401
 
 Close = Callable[[int, str], None]
 """End a viewer's connection with a code and a reason."""
@@ -96,7 +97,7 @@ class Gateway:
             known.close()
             for session in list(self._sessions):
                 session.table_made_anew(name)
-        self._tell_hosted()
+        self._tell_hosted(name)
 
     def remove_table(self, name: str) -> None:
         """Host a table no more: its viewers are told."""
@@ -106,11 +107,12 @@ class Gateway:
         hosted.close()
         for session in list(self._sessions):
             session.table_removed(name)
-        self._tell_hosted()
+        self._tell_hosted(name)
 
-    def _tell_hosted(self) -> None:
+    def _tell_hosted(self, name: str) -> None:
         for session in list(self._sessions):
-            session.hosted_tables_changed()
+            if session.access.may_read(name):
+                session.hosted_tables_changed()
 
     async def is_current(self, name: str, seconds: float) -> bool:
         """Wait until the table of that name is hosted in its present shape; say whether it is within `seconds`."""
@@ -134,8 +136,10 @@ class Gateway:
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
-    def open(self, write: Write, close: Close = lambda code, reason: None) -> tuple[Session, Outbox]:
-        """Begin a session. `write` takes frames for the viewer, see `Outbox`."""
+    def open(
+        self, write: Write, close: Close = lambda code, reason: None, access: Access = EVERYTHING
+    ) -> tuple[Session, Outbox]:
+        """Begin a session. `write` takes frames for the viewer, see `Outbox`; `access` is what he may look at."""
         outbox = Outbox(
             write,
             lambda: self._close_slow(session),
@@ -143,7 +147,7 @@ class Gateway:
             rows_limit=self.settings.outbox_bytes,
             limit=self.settings.outbox_bytes + self.settings.max_answer_bytes,
         )
-        session = Session(self, outbox)
+        session = Session(self, outbox, access)
         self._sessions[session] = close
         return session, outbox
 
@@ -160,7 +164,7 @@ class Gateway:
             close(SLOW, "too slow")
 
     async def watch(self) -> None:
-        """Close viewers that accept nothing, answer no ping, or neither ask nor listen, until cancelled."""
+        """Close viewers whose token expired, or that accept nothing, answer no ping, or neither ask nor listen, until cancelled."""
         before = time.monotonic()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
@@ -173,7 +177,11 @@ class Gateway:
                 self._sweep(session, close, now)
 
     def _sweep(self, session: Session, close: Close, now: float) -> None:
-        if session.outbox.waiting_bytes and now - session.outbox.progress_at > self.settings.stall_seconds:
+        if time.time() >= session.access.expires_at:
+            self.counts.expired_closes += 1
+            session.close()
+            close(EXPIRED, "the token has expired")
+        elif session.outbox.waiting_bytes and now - session.outbox.progress_at > self.settings.stall_seconds:
             self._close_slow(session)
         elif session.outbox.waiting_bytes or not session.may_ask:
             # Our pings come after what waits, and its pongs are not read: only `stall_seconds` says whether it is there.

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketHandler
 
+from node.auth import EVERYTHING, Auth, Unauthorized
 from node.gateway.gateway import Gateway
 from node.gateway.outbox import LOT_BYTES, Frame
 from node.gateway.pace import Pace
@@ -27,9 +28,11 @@ UNSENT_BYTES = 1 << 17
 class ViewerHandler(WebSocketHandler):
     """Hands frames to the session and back."""
 
-    def initialize(self, gateway: Gateway, settings: NodeSettings) -> None:
+    def initialize(self, gateway: Gateway, settings: NodeSettings, auth: Auth) -> None:
         """Take over what the route says."""
         self.gateway = gateway
+        self._auth = auth
+        self._access = EVERYTHING
         self._settings = settings
         self._pace = Pace(settings.max_requests_per_second)
         self.session: Session | None = None
@@ -46,7 +49,16 @@ class ViewerHandler(WebSocketHandler):
         return bool(place) and place == self.request.headers.get("Host", "").lower()
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse new viewers while draining, and when there are too many."""
+        """Refuse those without a good token; and new viewers while draining, and when there are too many."""
+        try:
+            self._access = await self._auth.admit(self.request)
+        except Unauthorized as refused:
+            self.gateway.counts.auth_refusals[refused.reason] += 1
+            self.set_status(401)
+            self.set_header("WWW-Authenticate", "Bearer")
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            await self.finish(f"{refused}\n")
+            return
         if self.gateway.is_draining or self.gateway.is_full:
             self.gateway.counts.full_refusals += not self.gateway.is_draining
             self.set_status(503)
@@ -62,9 +74,11 @@ class ViewerHandler(WebSocketHandler):
         stream = self.ws_connection.stream
         assert stream is not None
         self._stream = stream
+        if stream.closed():
+            return  # he left while his token was checked
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-        self.session, self._outbox = self.gateway.open(self._write, self.close)
+        self.session, self._outbox = self.gateway.open(self._write, self.close, self._access)
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         """Handle a frame; the next is read when the viewer may ask for more."""
@@ -148,9 +162,9 @@ def _header(first: int, length: int) -> bytes:
     return struct.pack(">BBQ", first, 127, length)
 
 
-def gateway_routes(gateway: Gateway, settings: NodeSettings) -> list[Any]:
+def gateway_routes(gateway: Gateway, settings: NodeSettings, auth: Auth) -> list[Any]:
     """Return the route of the websocket."""
-    return [(r"/websocket", ViewerHandler, {"gateway": gateway, "settings": settings})]
+    return [(r"/websocket", ViewerHandler, {"gateway": gateway, "settings": settings, "auth": auth})]
 
 
 def websocket_settings(settings: NodeSettings) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from node.auth import Access
 from node.gateway import edits, messages, safety
 from node.gateway.answers import Answer
-from node.gateway.edits import EDITS
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Frame, Outbox
 from node.gateway.requests import (
@@ -64,8 +64,10 @@ class Session:
     Requests about one view are handled in their order, and one after the other; different views do not wait for each other.
     """
 
-    def __init__(self, gateway: "Gateway", outbox: Outbox) -> None:
+    def __init__(self, gateway: "Gateway", outbox: Outbox, access: Access) -> None:
         self.outbox = outbox
+        self.access = access
+        """Tables that it does not let the viewer read are not there for him."""
         self.heard_at = self.alive_at = time.monotonic()
         """When the viewer last asked for something; when it last gave a sign of life, or could not give one."""
         self._gateway = gateway
@@ -229,9 +231,9 @@ class Session:
             self._reply(request, b"")
         elif number in UNSUBSCRIBE:
             self._unsubscribe(request)
-        elif number in WRITES and number not in EDITS:
+        elif number in WRITES and number not in edits.EDITS:
             raise Refused(f"{WRITES[number]} is refused: tables are read-only for viewers")
-        elif number not in TABLE_READS and number not in EDITS and number not in SUBSCRIBE and number != VIEW_DELETE:
+        elif number not in TABLE_READS and number not in edits.EDITS and number not in SUBSCRIBE and number != VIEW_DELETE:
             raise Refused(f"unknown request {number}" if number else "a request without a body")
         else:
             return False
@@ -239,12 +241,12 @@ class Session:
 
     def _hosted(self, request: Envelope) -> None:
         if messages.parse("HostedTables", request.body).subscribe:
-            self._bound(len(self._hosted_subscriptions))
+            bound_subscriptions(len(self._hosted_subscriptions), self._gateway.settings.max_views)
             self._hosted_subscriptions.add(request.msg_id)
         answer = messages.new("Hosted")
         for hosted in self._gateway.hosted:
             spec = hosted.table.spec
-            if spec is None:
+            if spec is None or not self.access.may_read(spec.name):
                 continue
             info = answer.table_infos.add(entity_id=spec.name)
             if spec.index is not None:
@@ -258,7 +260,7 @@ class Session:
             self._table(request)
         else:
             self._view(request)
-        self._bound(len(self._on_delete))
+        bound_subscriptions(len(self._on_delete), self._gateway.settings.max_views)
         self._on_delete[request.msg_id] = (request.number, request.entity_id)
 
     def _unsubscribe(self, request: Envelope) -> None:
@@ -297,8 +299,8 @@ class Session:
                 self._pass_on(request, await view.hosted.read(view.shared.answers, number, messages.encode(parsed)))
         elif number in TABLE_READS:
             await self._read_table(request)
-        elif number in EDITS:
-            await edits.publish(number, request.body, self._table(request).spec, self._gateway.publish)
+        elif number in edits.EDITS:
+            await edits.publish(number, request.body, self._table(request).spec, self.access, self._gateway.publish)
             self._reply(request, b"")
         elif number in SUBSCRIBE:
             message = messages.parse(SUBSCRIBE[number], request.body)
@@ -375,7 +377,7 @@ class Session:
     # Ids and answers ---------------------------------------------------------------------------------------------------
 
     def _table(self, request: Envelope) -> Hosted:
-        hosted = self._gateway.find(request.entity_id)
+        hosted = self._gateway.find(request.entity_id) if self.access.may_read(request.entity_id) else None
         if hosted is None:
             raise Refused(f"there is no table {request.entity_id!r} here")
         return hosted
@@ -385,9 +387,6 @@ class Session:
         if view is None:
             raise Refused(f"this session has no view {request.entity_id!r}", Status.VIEW_NOT_FOUND)
         return view
-
-    def _bound(self, count: int) -> None:
-        bound_subscriptions(count, self._gateway.settings.max_views)
 
     def _reply(self, request: Envelope, body: bytes) -> None:
         self._send(Envelope(request.msg_id, request.entity_id, request.number, body))

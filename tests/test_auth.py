@@ -380,3 +380,14 @@ async def test_hosted_tables_and_the_news_of_them_are_those_that_may_be_read(gat
     assert await (await client.open_table("flights")).size() == 0
     for viewer in (limited, other):
         await viewer.close()
+
+
+async def test_who_is_closed_is_told_nothing_more_and_makes_nothing_more(gateway: Any) -> None:
+    """A viewer may go on to send until his side of the connection is closed, too."""
+    viewer = Viewer(gateway.gateway, Access(patterns(["*"]), patterns([]), time.time()))
+    assert (await viewer.ask(MAKE, make("v"), "flights"))[0].number == MAKE
+    gateway.gateway._sweep(viewer.session, lambda code, reason: viewer.closed.append((code, reason)), time.monotonic())
+    assert viewer.closed == [(4401, "the token has expired")]
+    assert await viewer.ask(TABLE_SIZE, b"", "flights") == []
+    assert await viewer.ask(MAKE, make("w"), "flights") == []
+    assert (viewer.session.views, gateway.gateway.sessions) == (0, 0)

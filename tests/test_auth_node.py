@@ -62,6 +62,11 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[
     cluster = Cluster(tmp_path_factory.mktemp("auth"), SPECS, coordinators=1, nodes=1, settings=settings)
     try:
         await cluster.start()
+
+        async def keys_were_read() -> bool:
+            return issuer.asked == 1
+
+        await until(keys_were_read, 10, "the keys are read at the start, before anybody comes")
         yield cluster, issuer
     finally:
         await cluster.close()

@@ -147,3 +147,12 @@ async def test_keys_in_a_file_are_read_again(tmp_path: Path) -> None:
     path.write_bytes(key_set("ec"))
     await auth.admit(bearer(token("ec")))
     assert await refused(auth, bearer(token("rsa"))) == "key"
+
+
+async def test_a_token_that_names_no_key_is_refused_if_it_could_be_one_of_two(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(key_set("rsa", "rsa too", "ec"))
+    settings = HS256 | {"auth_algorithms": "RS256,ES256", "auth_secret": "", "auth_jwks": str(path)}
+    auth = Auth(NodeSettings(**settings))
+    assert await refused(auth, bearer(jwt.encode(claims(), private_key("rsa"), "RS256"))) == "key"
+    await auth.admit(bearer(jwt.encode(claims(), private_key("ec"), "ES256")))

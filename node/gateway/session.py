@@ -104,6 +104,8 @@ class Session:
 
     def receive(self, frame: bytes) -> None:
         """Take in one frame; the answer goes to the outbox, at once or later. Nothing that a frame holds makes it raise."""
+        if self._is_closed:  # and the viewer has not gone yet
+            return
         self.heard_at = self.alive_at = started = time.monotonic()
         try:
             request = decode(frame)
@@ -256,10 +258,7 @@ class Session:
         self._reply(request, messages.encode(answer))
 
     def _watch_deletion(self, request: Envelope) -> None:
-        if request.number == 29:
-            self._table(request)
-        else:
-            self._view(request)
+        (self._table if request.number == 29 else self._view)(request)
         bound_subscriptions(len(self._on_delete), self._gateway.settings.max_views)
         self._on_delete[request.msg_id] = (request.number, request.entity_id)
 

@@ -5,12 +5,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import perspective
 import pyarrow as pa
 import pytest
 
 from node.gateway import Gateway
 from node.settings import NodeSettings
-from parallax.replica.engine import Engine, EngineTable, to_ipc
+from parallax.replica.engine import Engine, EngineRefused, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from tests.viewers import Viewer
@@ -278,3 +279,34 @@ async def test_a_very_large_limit_table_is_not_grouped_and_split_at_once(engine:
 
 def moment(day: str | None) -> int | None:
     return None if day is None else pa.scalar(day).cast(pa.date32()).cast(pa.timestamp("ms")).value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_table_that_the_engine_spoils_while_it_fills_is_made_anew(
+    engine: Engine, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, table = spec_of(kind), engine.table("t")
+    await table.load(spec, spec.arrow_schema.empty_table())
+    gateway = Gateway(NodeSettings())
+    gateway.add_table("t", table)
+    viewer = Viewer(gateway)
+    view = await (await (await viewer.connect()).open_table("t")).view(group_by=["k"], columns=["n"])
+    fill, failures = table._fill, [EngineRefused("t", "poll", "spoilt")]
+
+    def fails_once(first: bytes, others: list[bytes]) -> None:
+        fill(first, others[:1])
+        if failures:
+            raise perspective.PerspectiveError(str(failures.pop()))
+        for step in others[1:]:
+            table._table.update(step)
+
+    monkeypatch.setattr(table, "_fill", fails_once)
+    rows = [{"id": number, "k": None, "j": None, "n": number} for number in (1, 2, 3)]
+    await table.apply([(Op.UPDATE, encode(spec, rows, list(COLUMNS)))])
+    await table.flush()
+    gateway.add_table("t", table)
+    assert not failures
+    assert [(row["__ROW_PATH__"], row["n"]) for row in await view.to_json()] == [([], 6), ([None], 6)]
+    assert (await table.export())["id"].to_pylist() == [1, 2, 3]
+    await viewer.close()
+    await gateway.close()

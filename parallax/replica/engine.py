@@ -415,9 +415,21 @@ class EngineTable:
             return
         with_care = filling.needs_care(spec, rows)
         if with_care and filling.needs_new_table(spec) and not self._is_new:
-            self._drop()
-            self._create(spec)
+            self._make_anew(spec)
         first, *others = [to_ipc(step) for step in filling.steps(spec, rows)] if with_care else [payload]
+        try:
+            self._fill(first, others)
+        except ENGINE_ERRORS as error:
+            if not others:
+                raise
+            # Rarely, and in no way that could be repeated, the engine's threads spoil the table while its pivots are filled.
+            log.warning("table %s is made anew, since the engine could not fill it: %s", self.name, error)
+            self._make_anew(spec)
+            self._fill(first, others)
+        self._is_new = False
+        self._poll(is_forced=True)
+
+    def _fill(self, first: bytes, others: Sequence[bytes]) -> None:
         self._table.update(first)
         if others:
             heard = len(self._frames)
@@ -425,8 +437,10 @@ class EngineTable:
             del self._frames[heard:]  # of a row that nobody sent
         for step in others:
             self._table.update(step)
-        self._is_new = False
-        self._poll(is_forced=True)
+
+    def _make_anew(self, spec: TableSpec) -> None:
+        self._drop()
+        self._create(spec)
 
     def _replace_by_difference(self, spec: TableSpec, index: str, payload: bytes | None) -> None:
         rows = spec.arrow_schema.empty_table() if payload is None else pa.ipc.open_stream(payload).read_all()

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.client import ClientProtocol
@@ -207,6 +208,21 @@ class Measured:
 
     def __call__(self, name: str, **labels: str) -> float:
         return self._values[f"parallax_node_{name}", frozenset(labels.items())]
+
+
+async def measured(fleet: Cluster, node: str = "node-1") -> Measured:
+    """Return what /metrics of a node says."""
+    code, body = await fleet.fetch(fleet.url(node, "/metrics", internal=True))
+    assert code == 200
+    return Measured(body.decode())
+
+
+def resident_bytes(fleet: Cluster, node: str = "node-1") -> int:
+    """How much memory a node has; 0 where /proc does not say."""
+    status = Path(f"/proc/{fleet[node].pid}/status")
+    if not status.exists():
+        return 0
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) << 10
 
 
 def said_by(body: bytes) -> bytes:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -14,21 +13,10 @@ from tests.differential import SPECS, arrow
 from tests.differential_requests import COLUMNS, Requests
 from tests.fuzz_gateway import Sent, fuzz
 from tests.processes import PATIENCE, until
-from tests.sockets import Measured
+from tests.sockets import measured, resident_bytes
 
 pytestmark = [pytest.mark.cluster]
 SETTINGS = {"MAX_REQUESTS_PER_SECOND": "1000000", "LINGER_SECONDS": "0"}
-
-
-async def measured(cluster: Cluster) -> Measured:
-    code, body = await cluster.fetch(cluster.url("node-1", "/metrics", internal=True))
-    assert code == 200
-    return Measured(body.decode())
-
-
-def resident_bytes(cluster: Cluster) -> int:
-    status = Path(f"/proc/{cluster['node-1'].pid}/status")
-    return int(status.read_text().partition("VmRSS:")[2].split()[0]) << 10 if status.exists() else 0
 
 
 async def survive(cluster: Cluster, seeds: range, frames: int) -> Sent:

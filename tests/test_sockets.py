@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -24,9 +23,10 @@ from tests.sockets import (
     MAKE,
     ON_UPDATE,
     TICK,
-    Measured,
     SocketViewer,
     Ticking,
+    measured,
+    resident_bytes,
     said_by,
     seconds_until_dropped,
     socket_viewer,
@@ -80,12 +80,6 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clust
         print(cluster.logs())
 
 
-async def measured(fleet: Cluster, node: str = "node-1") -> Measured:
-    code, body = await fleet.fetch(fleet.url(node, "/metrics", internal=True))
-    assert code == 200
-    return Measured(body.decode())
-
-
 async def eventually(fleet: Cluster, name: str, value: float, node: str = "node-1") -> None:
     """Wait until a metric has a value."""
 
@@ -95,14 +89,6 @@ async def eventually(fleet: Cluster, name: str, value: float, node: str = "node-
         return True
 
     await until(has, 20, f"{name} is {value}")
-
-
-def resident_bytes(fleet: Cluster, node: str = "node-1") -> int:
-    """How much memory a node has; 0 where /proc does not say."""
-    status = Path(f"/proc/{fleet[node].pid}/status")
-    if not status.exists():
-        return 0
-    return int(status.read_text().partition("VmRSS:")[2].split()[0]) << 10
 
 
 async def large_views(viewer: SocketViewer) -> None:

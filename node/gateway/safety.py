@@ -75,7 +75,7 @@ def check_config(config: Any, spec: TableSpec, expressions: Mapping[str, int]) -
         if not 0 <= getattr(config, name) < count:
             raise Refused(f"{name} {getattr(config, name)} is not known here")
     _check_names(config)
-    if len(config.filter) > 1 and config.filter_op == _ANY and _passes_nothing(config):
+    if len(config.filter) > 1 and config.filter_op == _ANY and _passes_nulls(config):
         raise Refused(
             "a view that is grouped or split cannot have a filter of which any term is enough and one is '!=', 'not in' or "
             "'is null'; use an expression, such as is_null(\"column\"), and compare it with true"
@@ -102,7 +102,7 @@ _LISTS = {"==": "in", "!=": "not in"}
 _ANY = 1  # the filter_op with which one term is enough
 
 
-def _passes_nothing(config: Any) -> bool:
+def _passes_nulls(config: Any) -> bool:
     """Say whether the filter of a pivot may pass a row that is not there.
 
     The engine takes a row that is new for one whose cells were null before. If a filter passes that, it takes the row out of the
@@ -127,7 +127,7 @@ def for_engine(config: Any, types: Mapping[str, int]) -> Any:
             and types.get(term.column, _window_type(config, term.column, types)) == STRING
         ):
             term.op = _LISTS[term.op]
-    if _passes_nothing(config):
+    if _passes_nulls(config):
         made.ClearField("filter_op")
         made.filter.add(column=_KEY, op="is not null").value.add().null = 0
     return made

@@ -31,6 +31,14 @@ class NodeSettings(CommonSettings):
     max_expressions: int = setting(50, "Most expressions that one view may have", low=0)
     max_expression_length: int = setting(4000, "Most characters of an expression", low=1)
     allow_loops: bool = setting(False, "Expressions may have loops and vectors, which take as long as their author likes")
+    creation_seconds: float = setting(
+        30.0,
+        "How long the engine may be at work on a new view before it is quarantined and its viewers are closed (s)",
+        low=0.1,
+    )
+    stuck_seconds: float = setting(
+        300.0, "How long it may be at work on any view before the node hands its viewers over and starts afresh (s)", low=1
+    )
     edit_seconds: float = setting(
         10.0, "How long an edit may take to be seen before its viewer is told that it may be lost (s)", low=1
     )

@@ -70,7 +70,7 @@ async def _until_told(settings: S, serve: Callable[[S, asyncio.Event], Coroutine
     await serve(settings, stop)
 
 
-async def or_stop(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+async def or_stop(work: Coroutine[Any, Any, Any], stop: asyncio.Event) -> None:
     """Wait for `work` to end, or for `stop`, which cancels it; what it raises is raised here."""
     async with Tasks() as tasks:
         working = tasks.start(work, name="start")

@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node.auth import Access
-from node.gateway import edits, messages, safety
+from node.gateway import configs, edits, messages, safety
 from node.gateway.answers import Answer
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Frame, Outbox
+from node.gateway.quarantine import OVERDUE, Overdue
 from node.gateway.requests import (
     CHANGE_STATE,
     COLUMN_PATHS,
@@ -190,6 +191,8 @@ class Session:
                 text = "the request could not be handled"
         self._gateway.counts.refused += 1
         self._send(error(request.msg_id, request.entity_id, text, status))
+        if isinstance(wrong, Overdue):
+            asyncio.get_running_loop().call_soon(self._gateway.end, self, OVERDUE, "a view takes too long")  # said before
 
     # Requests that need not wait -------------------------------------------------------------------------------------
 
@@ -272,9 +275,7 @@ class Session:
         number = request.number
         if number == MAKE_VIEW:
             await self._views.make(self._table(request), message.view_id, message.config)
-            made = messages.new("MadeView")
-            made.view_id = message.view_id
-            self._reply(request, messages.encode(made))
+            self._reply(request, messages.encode(messages.new("MadeView", view_id=message.view_id)))
         elif number in CHANGE_STATE:
             parsed = messages.parse(VIEW_READS[number], request.body)
             safety.cut_numbers(parsed)
@@ -317,9 +318,9 @@ class Session:
         hosted, number = self._table(request), request.number
         message = messages.parse(TABLE_READS[number], request.body)
         if number == DESCRIBE:
-            self._reply(request, messages.encode(await hosted.describe_safely(message.config)))
+            self._reply(request, messages.encode(await configs.describe_safely(hosted, message.config)))
         elif number == VALIDATE:  # of clients up to 5.5
-            self._reply(request, messages.encode(await hosted.validate(message.expressions)))
+            self._reply(request, messages.encode(await configs.validate(hosted, message.expressions)))
         else:
             self._pass_on(request, await hosted.read(hosted.answers, number, messages.encode(message)))
 

@@ -45,17 +45,20 @@ class State(StrEnum):
 class SharedView:
     """One view of the engine. `references` is how many views of sessions it stands for, those that wait for it included."""
 
-    def __init__(self, key: Any, config: Any, engine_id: str, budget: Budget, hears: Kinds) -> None:
+    def __init__(self, key: Any, config: Any, engine_id: str, fingerprint: str, budget: Budget, hears: Kinds) -> None:
         self.key = key
         """Under which others find it; None: it is private."""
         self.config = config
         self.engine_id = engine_id
+        self.fingerprint = fingerprint
+        self.born = ""
+        """Where the table was in its log when the view was made."""
         self.hears = hears
         self.state = State.CREATING
         self.references = 0
         self.made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
-        self.answers = Answers(engine_id, budget, config)
+        self.answers = Answers(engine_id, budget, config, fingerprint)
         self.listeners: dict[str, set[Subscription]] = {PLAIN: set(), ROWS: set(), REMOVED: set()}
 
     def hear(self, kind: str, body: bytes) -> None:

@@ -26,6 +26,7 @@ from parallax.replica.replica import Replica
 from parallax.replica.replicas import Replicas
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys
+from parallax.replication.position import Position
 from parallax.store import connect, text, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
@@ -76,6 +77,16 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     def is_proven(suspect: Suspect) -> bool:
         replica = replicas.find(suspect.table)
         return replica is not None and gateway.lives_beyond(suspect, text(replica.applied))
+
+    async def catch_up(table: str, position: Position, seconds: float) -> bool:
+        replica = replicas.find(table)
+        if replica is None or not await replica.reaches(position, seconds):
+            return False
+        await replica.table.flush()
+        return True
+
+    gateway.name, gateway.catch_up = name, catch_up
+    gateway.stale = lambda: [replica.keys.table for replica in replicas if replica.state is not State.LIVE]
 
     def unready() -> list[str]:
         if is_draining:

@@ -39,6 +39,9 @@ class NodeSettings(CommonSettings):
     stuck_seconds: float = setting(
         300.0, "How long it may be at work on any view before the node hands its viewers over and starts afresh (s)", low=1
     )
+    catchup_ms: float = setting(
+        2000.0, "How long a viewer who comes from another node waits until this one has come as far (ms)", low=0, high=60_000
+    )
     edit_seconds: float = setting(
         10.0, "How long an edit may take to be seen before its viewer is told that it may be lost (s)", low=1
     )

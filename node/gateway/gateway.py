@@ -5,7 +5,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from node.auth import EVERYTHING, Access
 from node.gateway.answers import Budget
@@ -33,6 +33,8 @@ LEAVING, SLOW, IDLE, SILENT, EXPIRED = 1012, 4008, 4009, 4010, 4401
 Close = Callable[[int, str], None]
 """End a viewer's connection with a code and a reason."""
 
+CatchUp = Callable[[str, Position, float], Awaitable[bool]]
+
 
 class Gateway:
     """All sessions of one node."""
@@ -47,6 +49,12 @@ class Gateway:
         self.settings = settings
         self.quarantine = Quarantine() if quarantine is None else quarantine
         self.publish = publish or _nowhere
+        self.name = ""
+        """The node's, as it is told to links."""
+        self.catch_up: CatchUp = _as_it_is
+        """Waits until a table shows what was at a position, at most so many seconds; says whether it does."""
+        self.stale: Callable[[], Iterable[str]] = list
+        """Returns the tables whose log is out of reach."""
         self.observe = observe
         """Called with the number of each request that was answered, and time.monotonic() when it came."""
         self.counts = Counts()
@@ -200,6 +208,7 @@ class Gateway:
                     session.alive_at = session.outbox.progress_at = now
             before = now
             for session in list(self._sessions):
+                session.link.tell_stale()
                 self._sweep(session, now)
             if any(hosted.give_up(now) > self.settings.stuck_seconds for hosted in self.hosted):
                 self.is_stuck.set()
@@ -239,6 +248,10 @@ class Gateway:
         for hosted in self._hosted.values():
             hosted.close()
         await self.tasks.close()
+
+
+async def _as_it_is(table: str, position: Position, seconds: float) -> bool:
+    return True
 
 
 async def _nowhere(table: str, op: Op, format: str, data: bytes) -> None:

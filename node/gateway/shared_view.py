@@ -1,6 +1,7 @@
 """A view of the engine, and all who look at it."""
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -17,11 +18,14 @@ ONLY_PLAIN: Kinds = frozenset({PLAIN})
 class Subscription:
     """One viewer's wish to hear of a view, under the message id that it chose for ever."""
 
-    def __init__(self, outbox: Outbox, msg_id: int, entity_id: str, number: int, kind: str) -> None:
+    def __init__(
+        self, outbox: Outbox, msg_id: int, entity_id: str, number: int, kind: str, before_rows: Callable[[], None]
+    ) -> None:
         self.number = number
         self.kind = kind
         self.is_waiting = False
         self._outbox = outbox
+        self._before_rows = before_rows
         self._ids = (msg_id, entity_id)
         self.frame = Frame(head(msg_id, entity_id, number, 0), b"")
 
@@ -30,6 +34,7 @@ class Subscription:
         if self.kind == PLAIN:
             self._outbox.notify(self)
         else:
+            self._before_rows()
             self._outbox.put(Frame(head(*self._ids, self.number, len(body)), body), are_rows=True)
 
 

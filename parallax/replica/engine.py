@@ -337,7 +337,7 @@ class EngineTable:
             self._broken = str(error)
             raise EngineRefused(self.name, "poll", str(error)) from error
         finally:
-            self._queued = None
+            self._queued, self.work.visible = None, self.work.position
             self._polls += 1
             self._polled_at = time.monotonic()
             self._poll_seconds = self._polled_at - started

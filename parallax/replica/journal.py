@@ -47,7 +47,9 @@ class Work:
     def __init__(self, table: str, memory: mmap.mmap, slot: int) -> None:
         self.slot = slot
         self.position = ""
-        """Where in its log the table will be after the next change of its rows."""
+        """Where in its log the table will be after the next change of its rows, if whoever changes them says so."""
+        self.visible = ""
+        """Where it was at the last poll."""
         self.view: tuple[str, float] | None = None
         """The fingerprint of the view for which the lane is at work, and since when (time.monotonic())."""
         self._table = json.dumps(table)

@@ -137,6 +137,19 @@ class Replica:
             return False
         return True
 
+    async def reaches(self, position: Position, seconds: float) -> bool:
+        """Wait until the engine holds the state at `position`, or one that came later; False if that takes longer than `seconds`.
+
+        After a loss of Redis's data nobody can tell later from earlier: where a smaller term began anew, this waits in vain.
+        """
+        deadline = time.monotonic() + seconds
+        while self.applied < position:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await self.moved(left)
+        return True
+
     async def moved(self, seconds: float) -> None:
         """Wait until the replica has looked at what came, or for so long."""
         with suppress(TimeoutError):

@@ -88,6 +88,7 @@ class Metrics(Collector):
             ("silent_closes", "Viewers that were closed because they answered no ping", counts.silent_closes),
             ("expired_closes", "Viewers that were closed because their token had expired", counts.expired_closes),
             ("full_refusals", "Viewers that were refused because the node was full", counts.full_refusals),
+            ("shed_closes", "Viewers that were let go to nodes with fewer", counts.shed),
             ("overdue_views", "Views that took the engine longer than they may", counts.overdue),
             ("quarantined_refusals", "Views that were refused because they are quarantined", gateway.quarantine.refusals),
             ("throttled_requests", "Requests after which a viewer's next one had to wait", counts.throttled),

@@ -9,6 +9,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
 from node.auth import Auth
+from node.balance import Balance
 from node.gateway import Gateway
 from node.gateway.handler import gateway_routes, websocket_settings
 from node.gateway.quarantine import Quarantine
@@ -16,8 +17,9 @@ from node.metrics import Metrics, metrics_routes
 from node.pages import page_routes
 from node.settings import NodeSettings
 from node.writes import Writes
+from parallax.errors import StartAfresh
 from parallax.http import Health, health_routes
-from parallax.process import listen, member_name, or_stop
+from parallax.process import first_of, listen, member_name, or_stop
 from parallax.quarantine import Suspect
 from parallax.registry import Announcer
 from parallax.replica.engine import Engine
@@ -109,12 +111,15 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                 "internal": f"{settings.bind}:{settings.internal_port}",
             },
             "leader": False,
+            "ready": not unready(),
             "sessions": gateway.sessions,
             "draining": is_draining,
             "tables": replicas.report(),
         }
 
-    # 3. The ports, the registry.
+    # 3. The ports, the registry, the other nodes.
+    rebuild = asyncio.Event()
+    balance = Balance(redis, keys, boot, gateway, settings, rebuild.set)
     announcer = Announcer(redis, keys, boot, describe)
     internal = listen(
         Application([*health_routes(Health(unready, describe)), *metrics_routes(metrics)]),
@@ -141,16 +146,19 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             tasks.start(announcer.run(), name="registry")
             tasks.start(gateway.watch(), name="watch over the viewers")
             tasks.start(quarantine.watch(is_proven), name="quarantine")
-            await or_stop(gateway.is_stuck.wait(), stop)
+            tasks.start(balance.run(lambda: not unready()), name="balance")
+            await or_stop(first_of(gateway.is_stuck, rebuild), stop)
 
             # 4. Drain: no new viewers, and those who are here are handed over.
             log.info("draining %d sessions", gateway.sessions)
             is_draining = True
             await gateway.drain(settings.drain_seconds)
-            if not stop.is_set():
+            if gateway.is_stuck.is_set():
                 log.critical("the engine has been at work on one view for %g s: starting afresh", settings.stuck_seconds)
                 os.abort()  # nothing else ends that work; the guard tells the fleet whose fault it was
         await announcer.leave()
+        if rebuild.is_set() and not stop.is_set():
+            raise StartAfresh
     finally:
         public.stop()
         internal.stop()

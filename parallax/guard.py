@@ -8,10 +8,12 @@ import asyncio
 import ctypes
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from parallax.errors import ConfigurationError
 from parallax.settings import CommonSettings, load
@@ -21,6 +23,10 @@ log = logging.getLogger(__name__)
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 """How native code ends a process. SIGKILL is not among them: it says nothing about what the process was at work on."""
 
+AFRESH = 75
+"""The exit code of a service that wants to be started again (EX_TEMPFAIL): at once by its guard, else by whoever runs it."""
+OWNER = "PARALLAX_GUARD_ID"
+"""Set for the child: a name that stays the same when it is started again."""
 REPORT_SECONDS = 3.0
 _PR_SET_PDEATHSIG = 1
 
@@ -41,25 +47,33 @@ def run(kind: type[CommonSettings], service: Callable[[], int], command: Sequenc
         return service()
     if not settings.guard or not sys.platform.startswith("linux"):
         return service()
-    descriptor = journal.create()
-    environ = os.environ | {journal.VARIABLE: str(descriptor)}
-    child = subprocess.Popen(command, env=environ, pass_fds=[descriptor])
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda number, _: child.send_signal(number))
-    from parallax import quarantine, store  # noqa: F401 - now, while the child starts: it may not take long when it has died
+    environ = os.environ | {OWNER: secrets.token_hex(8)}
+    code = AFRESH
+    while code == AFRESH:
+        descriptor = journal.create()
+        environ[journal.VARIABLE] = str(descriptor)
+        child = subprocess.Popen(command, env=environ, pass_fds=[descriptor])
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, partial(_pass_on, child))
+        from parallax import quarantine, store  # noqa: F401 - now, while the child starts: when it has died, there is no time
 
-    code = child.wait()
+        code = child.wait()
+        works = journal.read(descriptor)
+        os.close(descriptor)
     if code >= 0:
         return code
     ending = signal.Signals(-code)
     if ending in CRASHES:
-        works = journal.read(descriptor)
         print(f"parallax: the engine ended the process ({ending.name}) while at work on {works}"[:2000], file=sys.stderr)
         try:
             asyncio.run(asyncio.wait_for(_report(settings, works), REPORT_SECONDS))
         except Exception as error:  # noqa: BLE001 - Redis is away, or whatever else: the exit code must be told all the same
             print(f"parallax: the fleet could not be told: {error!r}", file=sys.stderr)
     return 128 - code
+
+
+def _pass_on(child: "subprocess.Popen[bytes]", number: int, _: object) -> None:
+    child.send_signal(number)
 
 
 async def _report(settings: CommonSettings, works: list[dict[str, object]]) -> None:

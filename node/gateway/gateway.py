@@ -229,6 +229,13 @@ class Gateway:
             self.counts.idle_closes += 1
             self.end(session, IDLE, "nothing was asked for a long time")
 
+    def shed(self, count: int) -> None:
+        """Let some viewers go to another node: only those whose link will find one at once."""
+        links = [session for session in self._sessions if session.link.is_there]
+        for session in random.sample(links, min(count, len(links))):
+            self.counts.shed += 1
+            self.end(session, LEAVING, "another node has fewer viewers; connect again")
+
     async def drain(self, seconds: float) -> None:
         """Take no new viewers, and hand over those who are here, in small lots over `seconds`."""
         self.is_draining = True

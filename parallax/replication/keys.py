@@ -117,3 +117,8 @@ class FleetKeys:
     def suspect(self, name: str) -> str:
         """Hash with a TTL: what is known of one of them."""
         return self._key(f"suspect:{name}")
+
+    @property
+    def rebuild(self) -> str:
+        """String with a TTL: which node is starting afresh; one at a time."""
+        return self._key("rebuild")

@@ -59,9 +59,9 @@ class Hosted:
         """Listen no more. Sessions still delete what they hold, as far as it is there."""
         self.table.remove_listener(self._listener)
         self._heard_by.clear()
-        self.answers.clear()
+        self.answers.close()
         for view in self.views:
-            view.answers.clear()
+            view.answers.close()
 
     @property
     def spec(self) -> TableSpec:
@@ -305,7 +305,7 @@ class Hosted:
             del self._shared[view.key]
         for msg_id in [msg_id for msg_id, (heard_by, _) in self._heard_by.items() if heard_by is view]:
             del self._heard_by[msg_id]
-        view.answers.clear()
+        view.answers.close()
 
     async def _make(self, view: SharedView) -> None:
         message = messages.new("MakeView")

@@ -12,6 +12,7 @@ from typing import Any
 from node.gateway import expressions, messages, safety
 from node.gateway.answers import Answer, Answers, Budget
 from node.gateway.counts import Counts
+from node.gateway.interned import Interned
 from node.gateway.requests import TO_COLUMNS, canonical
 from node.gateway.shared_view import ONLY_PLAIN, PLAIN, REMOVED, ROWS, Kinds, SharedView, State
 from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
@@ -48,6 +49,7 @@ class Hosted:
         self._shared: dict[Any, SharedView] = {}  # by key: those that others may join, none of them DELETING
         self._heard_by: dict[int, tuple[SharedView, str]] = {}  # by our message id: engine subscriptions
         self._numbers = numbers
+        self._interned = Interned()
         self._settings = settings
         self._budget = budget
         self._counts = counts
@@ -194,6 +196,7 @@ class Hosted:
             longest=limits.max_expression_length,
             allow_loops=limits.allow_loops,
         )
+        self._interned.admit(config.expressions)
         message = messages.new("Describe")
         message.config.CopyFrom(config)
         answer = await self.read(self.answers, DESCRIBE, messages.encode(message))

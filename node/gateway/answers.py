@@ -59,6 +59,7 @@ class Answers:
         self.flights: dict[Question, asyncio.Future[Answer]] = {}
         self._budget = budget
         self._version = -1
+        self._is_closed = False
         self._kept: dict[Question, Answer] = {}
         self._bytes = 0
 
@@ -72,7 +73,7 @@ class Answers:
     def keep(self, question: Question, answer: Answer, version: int) -> None:
         """Keep an answer, if it is small enough."""
         size = len(answer.body) + 200
-        if version < self._version or not self._budget.admits(size):
+        if self._is_closed or version < self._version or not self._budget.admits(size):
             return
         if version > self._version:
             self.clear()
@@ -88,3 +89,8 @@ class Answers:
             self._kept.clear()
             self._budget.gave(self, self._bytes)
             self._bytes = 0
+
+    def close(self) -> None:
+        """Forget all answers, and keep none that still comes: nobody will ask again."""
+        self._is_closed = True
+        self.clear()

@@ -79,6 +79,7 @@ async def _describe(hosted: "Hosted", config: Any) -> Any:
         longest=limits.max_expression_length,
         allow_loops=limits.allow_loops,
     )
+    hosted.interned.admit(config.expressions)
     message = messages.new("Describe")
     message.config.CopyFrom(config)
     answer = await hosted.read(hosted.answers, DESCRIBE, messages.encode(message))

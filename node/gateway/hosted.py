@@ -13,6 +13,7 @@ from typing import Any
 from node.gateway import configs, messages, safety
 from node.gateway.answers import Answer, Answers, Budget
 from node.gateway.counts import Counts
+from node.gateway.interned import Interned
 from node.gateway.quarantine import Overdue, Quarantine
 from node.gateway.requests import TO_COLUMNS, canonical
 from node.gateway.shared_view import ONLY_PLAIN, PLAIN, REMOVED, ROWS, Kinds, SharedView, State
@@ -52,6 +53,7 @@ class Hosted:
         self._shared: dict[Any, SharedView] = {}  # by key: those that others may join, none of them DELETING
         self._heard_by: dict[int, tuple[SharedView, str]] = {}  # by our message id: engine subscriptions
         self._numbers = numbers
+        self.interned = Interned()
         self.settings = settings
         self._budget = budget
         self._counts = counts
@@ -67,9 +69,9 @@ class Hosted:
         """Listen no more. Sessions still delete what they hold, as far as it is there."""
         self.table.remove_listener(self._listener)
         self._heard_by.clear()
-        self.answers.clear()
+        self.answers.close()
         for view in self.views:
-            view.answers.clear()
+            view.answers.close()
 
     @property
     def spec(self) -> TableSpec:
@@ -257,7 +259,7 @@ class Hosted:
             del self._shared[view.key]
         for msg_id in [msg_id for msg_id, (heard_by, _) in self._heard_by.items() if heard_by is view]:
             del self._heard_by[msg_id]
-        view.answers.clear()
+        view.answers.close()
 
     async def _make(self, view: SharedView) -> None:
         message = messages.new("MakeView")

@@ -123,7 +123,9 @@ class _Link(_Handler):
         self.etag = f'"{asset.digest}"'
         self.set_header("Content-Type", asset.media_type)
         self.set_header("Cache-Control", "no-cache")
-        self.set_header("Access-Control-Allow-Origin", "*")  # a module is only loaded from elsewhere with leave; it holds no secret
+        self.set_header(
+            "Access-Control-Allow-Origin", "*"
+        )  # a module is only loaded from elsewhere with leave; it holds no secret
         self.finish(asset.body(gzipped=False))
 
     head = get

@@ -9,7 +9,7 @@
  * Options:
  *   url       a string, or an async function that returns one: it is asked before each connection, so that it can bring a fresh token
  *   onstate   called with the `state` of the link whenever it changes
- *   probeMs   after so long without a word from the node it is asked whether it is there, and given as long to answer (1000)
+ *   probeMs   after so long without a word from the node it is asked whether it is there, and given half as long to answer (1000)
  *
  * What it does: it keeps the requests that made each view that is alive, what was expanded and collapsed since, and all
  * subscriptions. When the connection is lost it connects again, to whichever node the load balancer chooses, makes the views
@@ -70,7 +70,7 @@ class Link {
       async (frame) => this.#ask(frame.slice()), // a copy: what we are given lies in wasm memory
       async () => this.close(),
     );
-    const probing = setInterval(() => this.#probe(), Math.max(50, probeMs / 4));
+    const probing = setInterval(() => this.#probe(), Math.max(50, probeMs / 8));
     this.#timers.add(probing);
     this.#connect();
   }
@@ -166,7 +166,7 @@ class Link {
   #probe() {
     if (!this.#socket || this.#socket.readyState !== WebSocket.OPEN) return;
     const now = performance.now();
-    if (this.#pingedAt && now - this.#pingedAt > this.#probeMs) {
+    if (this.#pingedAt && now - this.#pingedAt > Math.max(this.#probeMs / 2, 4 * (this.state.rtt ?? 0))) {
       this.#drop();
       this.#again("the node does not answer");
     } else if (!this.#pingedAt && this.#isOpen && now - this.#heardAt > this.#probeMs) {

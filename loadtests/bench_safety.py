@@ -40,7 +40,7 @@ from loadtests.protocol import ERROR, PING, PONG, decode, handshake, make_view, 
 from loadtests.requests import record
 from loadtests.servers import Server, rival
 from node.auth import Access, Auth
-from node.gateway import Gateway, expressions, handler, hosted, pace, safety, session
+from node.gateway import Gateway, configs, expressions, handler, hosted, pace, safety, session
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine
 from parallax.replication.spec import TableSpec
@@ -66,10 +66,10 @@ Samples = dict[str, list[float]]
 def unchecked() -> contextlib.ExitStack:
     """Replace, until it is closed, all that keeps bad requests from the engine."""
 
-    async def anything(self: Any, config: Any) -> None:
+    async def anything(hosted: Any, config: Any) -> None:
         """Let every configuration pass."""
 
-    async def no_types(self: Any, config: Any) -> dict[str, int]:
+    async def no_types(hosted: Any, config: Any) -> dict[str, int]:
         return {}
 
     nothing = contextlib.ExitStack()
@@ -82,8 +82,8 @@ def unchecked() -> contextlib.ExitStack:
         (safety, "cut_numbers", lambda message: None),
         (safety, "check_config", lambda *_: None),
         (safety, "for_engine", lambda config, types: config),
-        (hosted.Hosted, "check", anything),
-        (hosted.Hosted, "_expression_types", no_types),
+        (configs, "check", anything),
+        (configs, "expression_types", no_types),
     ):
         nothing.enter_context(mock.patch.object(where, name, instead))
     return nothing

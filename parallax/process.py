@@ -17,7 +17,8 @@ import uvloop
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
-from parallax.errors import ConfigurationError
+from parallax.errors import ConfigurationError, StartAfresh
+from parallax.guard import AFRESH
 from parallax.memory import give_back
 from parallax.settings import CommonSettings, load
 from parallax.tasks import Tasks
@@ -59,6 +60,8 @@ def run_service(kind: type[S], serve: Callable[[S, asyncio.Event], Coroutine[Any
         for problem in error.problems:
             print(f"parallax: {problem}", file=sys.stderr)
         return 2
+    except StartAfresh:
+        return AFRESH
     except KeyboardInterrupt:
         return 130
     return 0
@@ -82,6 +85,14 @@ async def or_stop(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             working.result()
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    async with Tasks() as tasks:
+        await asyncio.wait(
+            [tasks.start(event.wait(), name="event") for event in events], return_when=asyncio.FIRST_COMPLETED
+        )
 
 
 def _log_as(settings: CommonSettings) -> None:

@@ -30,6 +30,10 @@ class CommonSettings:
     node_id: str = setting("", "This process's name in the fleet; made from the host's name if empty")
     log_level: str = setting("info", "debug, info, warning or error")
     log_format: str = setting("text", "text for people, json for machines")
+    guard: bool = setting(True, "Run as the child of a small process that tells the fleet what ended it (Linux)")
+    quarantine_seconds: float = setting(
+        3600.0, "How long it is remembered that a view, or a table's rows, ended a process (s)", low=1
+    )
 
 
 def load(kind: type[S], environ: Mapping[str, str] | None = None) -> S:
@@ -77,7 +81,8 @@ def table_of(kind: type[CommonSettings]) -> str:
     """Return a Markdown table of the settings of `kind`, as it stands in the documentation."""
     lines = ["| variable | default | unit | what it does |", "|---|---|---|---|"]
     for declared in fields(kind):
-        default = "" if declared.default == "" else f"`{declared.default}`"
+        value = str(declared.default).lower() if isinstance(declared.default, bool) else declared.default
+        default = "" if value == "" else f"`{value}`"
         unit = _UNITS.get(declared.name.rpartition("_")[2], "")
         text = declared.metadata["doc"].removesuffix(f" ({unit})")
         lines.append(f"| `{PREFIX}{declared.name.upper()}` | {default} | {unit} | {text} |")

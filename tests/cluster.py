@@ -27,8 +27,8 @@ from tests.processes import HOST, PATIENCE, ROOT, Process, RedisKind, RedisServe
 
 PREFIX = "parallax"
 READY_SECONDS = 60  # five processes that start at once on two busy cores
-SETTINGS = {"FRAME_MS": "20", "DRAIN_SECONDS": "0.2", "LEASE_TTL_SECONDS": "1.5", "LOG_LEVEL": "info"}
-"""Settings of every process unless a test says otherwise: a fleet that reacts quickly."""
+SETTINGS = {"FRAME_MS": "20", "DRAIN_SECONDS": "0.2", "LEASE_TTL_SECONDS": "1.5", "LOG_LEVEL": "info", "GUARD": "false"}
+"""Settings of every process unless a test says otherwise: a fleet that reacts quickly, whose process ids are the services' own."""
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class Cluster:
     nodes: int = 3
     front: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    node_command: Sequence[str] = tuple(python_module("node"))
     server: RedisServer = field(init=False)
     redis: Any = field(init=False)  # a redis.asyncio.Redis, whose annotations know too many types
     ports: dict[str, int] = field(init=False, default_factory=dict)
@@ -102,7 +103,8 @@ class Cluster:
             "TABLES": str(self._tables_file) if kind == "coordinator" else "",
         }
         env = {f"PARALLAX_{key}": value for key, value in (SETTINGS | dict(self.settings) | own).items()}
-        process = Process(name, python_module(kind), self.directory, env | {"PYTHONPATH": str(ROOT)})
+        command = self.node_command if kind == "node" else python_module(kind)
+        process = Process(name, command, self.directory, env | {"PYTHONPATH": str(ROOT)})
         self.processes[name] = process
         process.start()
 

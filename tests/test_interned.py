@@ -56,7 +56,7 @@ async def test_a_viewer_cannot_make_the_engine_keep_more(monkeypatch: pytest.Mon
     await table.load(SPEC, pa.table({"g": ["a"]}))
     gateway.add_table("t", table)
     (hosted,) = gateway.hosted
-    monkeypatch.setattr(hosted, "_interned", Interned(limit=100_000))
+    monkeypatch.setattr(hosted, "interned", Interned(limit=100_000))
     viewer, other = Viewer(gateway), Viewer(gateway)
     known = make("v", expressions={"e": "match(\"g\", 'known')"}, columns=["e"])
     assert (await other.ask(MAKE, known, "t"))[0].number == MAKE

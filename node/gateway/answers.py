@@ -50,8 +50,10 @@ class Answers:
     older version than the last one that a session was notified of.
     """
 
-    def __init__(self, entity_id: str, budget: Budget, config: Any = None) -> None:
+    def __init__(self, entity_id: str, budget: Budget, config: Any = None, fingerprint: str = "") -> None:
         self.entity_id = entity_id
+        self.fingerprint = fingerprint
+        """A view's, by which the journal and the quarantine know it."""
         self.config = config
         """A view's, as it was asked for; None: it is a table."""
         self.flights: dict[Question, asyncio.Future[Answer]] = {}

@@ -30,6 +30,15 @@ function say({ name, node, rtt, stale, reason }) {
   else told = setTimeout(show, PATIENCE_MS);
 }
 
+/** Where the viewers' socket is; with the token that stands behind the # of the page's address, where no server sees it. */
+function socketUrl() {
+  const url = new URL("/websocket", location.href.replace(/^http/, "ws"));
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) url.searchParams.set("token", token);
+  url.hash = "";
+  return url.href;
+}
+
 /** Put a table on the stage, in a viewer of its own: nothing of another's layout fits, nor of a former schema's. */
 async function show(client, name, again) {
   const table = await client.open_table(name);
@@ -77,7 +86,7 @@ async function start() {
   await customElements.whenDefined("perspective-viewer");
   const { connect } = await import(element("link").href);
   const link = connect(customElements.get("perspective-viewer").__wasm_module__.Client, {
-    url: `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/websocket`,
+    url: socketUrl,
     onstate: say,
   });
   const { client } = link;
@@ -87,7 +96,7 @@ async function start() {
   const again = () => (last = last.then(() => follow(client, again)).catch((error) => console.error(error)));
   picker.addEventListener("change", () => {
     wanted = picker.value;
-    history.replaceState(null, "", `?${new URLSearchParams({ table: wanted })}`);
+    history.replaceState(null, "", `?${new URLSearchParams({ table: wanted })}${location.hash}`);
     again();
   });
   await client.on_hosted_tables_update(again);

@@ -16,9 +16,9 @@ from tornado.testing import bind_unused_port
 from tornado.web import RequestHandler
 
 from node.auth import REASONS
-from node.gateway.wire import SERVER_ERROR
 from node.server import PublicApplication
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR
 from tests.browser import running_browser
 from tests.cluster import Cluster
 from tests.processes import HOST, PATIENCE, until

@@ -66,7 +66,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         elif replica.state is State.LIVE:
             gateway.add_table(name, replica.table)
 
-    replicas = Replicas(redis, settings.prefix, engine, changed)
+    replicas = Replicas(redis, settings.prefix, engine, boot, changed)
 
     def unready() -> list[str]:
         if is_draining:

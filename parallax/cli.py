@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command
 
     add("status", "show coordinators, tables and every node's position, lag, digest and sessions", fleet.status)
-    add("verify", "make every replica compute its digest at one position, and compare them", fleet.verify_all)
+    verify = add("verify", "make every replica compute its digest at one position, and compare them", fleet.verify_all)
+    fleet.add_verify_arguments(verify)
     tables.add_arguments(add("tables", "list, show, create, alter and drop tables"), _add_common)
     publish.add_publish_arguments(add("publish", "publish a file's rows, or what comes down a pipe", publish.publish))
     publish.add_host_arguments(add("host", "create a table that fits a file, and fill it", publish.host))

@@ -79,7 +79,6 @@ class Sequencer:
         self._owner = owner
         self._limits = limits
         self._verify_seconds = verify_seconds
-        self._is_verify_asked = False
         self._keys = replica.keys
         self._take_script = load_script(redis, "coordinator", "take.lua")
 
@@ -133,8 +132,8 @@ class Sequencer:
                 continue
             if self._replica.heals != heals:
                 raise SteppedDown(f"table {self._keys.table!r}: a verify found our own replica to be wrong")
-            if self._is_verify_asked or now >= verify_at:
-                self._is_verify_asked, verify_at = False, now + self._verify_pause(0.9, 1.1)
+            if self._log.is_verify_asked or now >= verify_at:
+                self._log.is_verify_asked, verify_at = False, now + self._verify_pause(0.9, 1.1)
                 await self._advance(self.head, [self.head.follow(Op.VERIFY)])
             if now >= beat_at:
                 beat_at = now + BEAT_SECONDS
@@ -232,7 +231,6 @@ class Sequencer:
         head.top = answer.top
         self.counts.records += len(records)
         self._snapshots.weigh(sum(len(record.payload) + 200 for record in records))
-        self._is_verify_asked |= answer.is_verify_asked
         if answer.is_snapshot_wanted or self._snapshots.is_due():
             self._snapshots.request()
 

@@ -56,7 +56,6 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     metrics = Metrics()
     writes = Writes(redis, settings.prefix, f"node {boot}", lambda table: replicas.ensure(table), settings.edit_seconds)
     gateway = Gateway(settings, metrics.observe, writes.publish)
-    metrics.watch(gateway, engine)
 
     # 2. Replicas: the gateway hosts a table as soon as it can be read, and goes on while it is stale.
     def changed(replica: Replica) -> None:
@@ -67,6 +66,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             gateway.add_table(name, replica.table)
 
     replicas = Replicas(redis, settings.prefix, engine, boot, changed)
+    metrics.watch(gateway, engine, replicas)
 
     def unready() -> list[str]:
         if is_draining:

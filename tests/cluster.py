@@ -44,6 +44,7 @@ class Cluster:
     coordinators: int = 2
     nodes: int = 3
     front: bool = False
+    program: str = ""  # a module that runs coordinators and nodes by their kind; empty: their own
     settings: Mapping[str, str] = field(default_factory=dict)
     server: RedisServer = field(init=False)
     redis: Any = field(init=False)  # a redis.asyncio.Redis, whose annotations know too many types
@@ -102,7 +103,8 @@ class Cluster:
             "TABLES": str(self._tables_file) if kind == "coordinator" else "",
         }
         env = {f"PARALLAX_{key}": value for key, value in (SETTINGS | dict(self.settings) | own).items()}
-        process = Process(name, python_module(kind), self.directory, env | {"PYTHONPATH": str(ROOT)})
+        argv = [*python_module(self.program), kind] if self.program else python_module(kind)
+        process = Process(name, argv, self.directory, env | {"PYTHONPATH": str(ROOT)})
         self.processes[name] = process
         process.start()
 

@@ -43,7 +43,7 @@ class Healing:
         self._redis, self._keys, self._name = redis, keys, name
         self._replicas = replicas
         self._leads = leads
-        self._judged: dict[str, Digest] = {}  # by table: the newest digest that a verdict was given on
+        self._judged: dict[str, Position] = {}  # by table: the last verify that had its verdict
         self._waiting: dict[str, tuple[Digest, float]] = {}  # by table: a digest that has none yet, and since when
         self._tied: set[str] = set()  # tables that started again because of a tie and have not been equal since
 
@@ -52,7 +52,7 @@ class Healing:
         pending = [
             (replica, replica.digest)
             for replica in self._replicas
-            if replica.digest is not None and replica.digest != self._judged.get(replica.keys.table)
+            if replica.digest is not None and replica.digest.position != self._judged.get(replica.keys.table)
         ]
         if not pending:
             return
@@ -80,7 +80,7 @@ class Healing:
         ]
         if silent and now < since + REPORT_SECONDS:
             return
-        self._judged[table] = own
+        self._judged[table] = own.position
         del self._waiting[table]
         verdict = judge(own, [digest for digest in digests.values() if digest is not None])
         self._follow(replica, own, verdict, has_successor=any(member["kind"] == "coordinator" for member in others))

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 HEAL_SECONDS = 2 * DISTRUST_SECONDS
+VERIFIED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,9 @@ class Replica:
         """The position whose state the engine holds (or has queued, in order)."""
         self.window = Window()
         self.digest: Digest | None = None
-        """The last digest that a `verify` record made this replica compute."""
+        """The last digest that a `verify` record made this replica compute. It is computed once for each: who starts again, and
+        comes upon the same record, still stands by what he said, or nobody would learn that he was wrong."""
+        self._verified: deque[Position] = deque(maxlen=VERIFIED)
         self.verdict: Verdict | None = None
         """How this replica stood to the others, the last time that digests were compared."""
         self.verdicts: Counter[Verdict] = Counter()
@@ -221,9 +224,12 @@ class Replica:
         except (ChunksGone, *STORE_ERRORS) as error:
             self._note(f"a record's payload cannot be read: {error}")
             return e.PayloadMissing(self.applied, is_gone=isinstance(error, ChunksGone))
+        verifies = [record.position for record in records if record.op is Op.VERIFY]
         async with self._state_lock:
             try:
                 for record, payload in zip(records, payloads, strict=True):
+                    if record.position in verifies[:-1]:
+                        continue  # who reads the log has much to catch up with: nobody waits for his old digests
                     if record.op in (Op.BEGIN, Op.VERIFY, Op.DROP):
                         await self._apply_changes(changes)
                         await self._apply_control(record)
@@ -247,7 +253,8 @@ class Replica:
 
     async def _apply_control(self, record: Record) -> None:
         if record.op is Op.VERIFY:
-            if self.table.spec is not None:
+            if self.table.spec is not None and record.position not in self._verified:
+                self._verified.append(record.position)
                 self.digest = await self._digest(record.position, self.table.spec)
         elif record.op is Op.DROP:
             await self.table.drop()

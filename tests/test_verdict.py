@@ -1,6 +1,7 @@
 """The decision after a verify, for any set of reports; and what a process makes of a row of decisions."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from coordinator.leadership import Leadership
+from coordinator.lease import Lease
+from coordinator.settings import CoordinatorSettings
 from parallax.demo.ports import choose_ports
 from parallax.registry import Announcer
 from parallax.replica import healing
@@ -17,7 +21,8 @@ from parallax.replica.healing import Healing
 from parallax.replication.keys import FleetKeys, TableKeys
 from parallax.replication.position import ORIGIN, Position
 from parallax.replication.verdict import Digest, Verdict, judge
-from tests.processes import RedisServer
+from parallax.tasks import Tasks
+from tests.processes import RedisServer, until
 
 HERE = Position(7, 9)
 KEYS = FleetKeys("p")
@@ -164,3 +169,37 @@ async def test_nothing_is_decided_before_all_have_reported(fleet: Fleet, monkeyp
     monkeypatch.setattr(healing, "REPORT_SECONDS", 0.0)
     await fleet.healing.look()
     assert fleet.replica.verdict is Verdict.EQUAL, "who stays silent is not waited for"
+
+
+class Replicas:
+    """As much of a process's replicas as a candidate sees."""
+
+    def __init__(self) -> None:
+        self.heals = True
+        self.asked = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    @property
+    def is_healing(self) -> bool:
+        self.asked += 1
+        return self.heals
+
+
+async def test_who_is_being_healed_does_not_take_the_lease(fleet: Fleet) -> None:
+    lease, replicas = Lease(fleet.redis, "lease", "me", 0.5), Replicas()
+    leadership = Leadership(fleet.redis, lease, replicas, CoordinatorSettings())  # type: ignore[arg-type]
+    async with Tasks() as tasks:
+        tasks.start(leadership.run(), name="leadership")
+
+        async def was_asked() -> bool:
+            return replicas.asked > 3
+
+        async def leads() -> bool:
+            return leadership.is_leader
+
+        await until(was_asked, 10, "it looked for the lease")
+        assert not await fleet.redis.exists("lease")
+        replicas.heals = False
+        await until(leads, 10, "it leads")

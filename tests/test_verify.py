@@ -41,11 +41,21 @@ def make(make_cluster: MakeCluster) -> Callable[[int, int], Awaitable[Cluster]]:
 
 async def verify(cluster: Cluster) -> tuple[int, dict[str, str]]:
     """Run `parallax verify`; return its exit code, and what it says of each member."""
-    argv = [sys.executable, "-m", "parallax.cli", "verify", SPEC.name, "--redis", cluster.server.url, "--json"]
-    process = await asyncio.create_subprocess_exec(*argv, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
+    code, out, _ = await command(cluster, SPEC.name, "--json")
+    return code, {line["member"]: line["result"] for line in json.loads(out)}
+
+
+async def command(cluster: Cluster, *argv: str) -> tuple[int, str, str]:
+    """Run `parallax verify`; return its exit code, and what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "parallax.cli", "verify", "--redis", cluster.server.url, *argv),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, {line["member"]: line["result"] for line in json.loads(out)}
+    return process.returncode, out.decode(), err.decode()
 
 
 async def spoil(cluster: Cluster, *names: str) -> None:
@@ -147,3 +157,33 @@ async def test_a_spoiled_leader_without_standby_is_healed_by_the_snapshot_that_s
 async def metrics(cluster: Cluster, name: str) -> str:
     _, body = await cluster.fetch(cluster.url(name, "/metrics", internal=True))
     return body.decode()
+
+
+async def test_nobody_needs_to_ask(make_cluster: MakeCluster) -> None:
+    """While rows stream in, too."""
+    settings = {"VERIFY_SECONDS": "1.5"}
+    cluster = await make_cluster([SPEC], coordinators=2, nodes=2, program="tests.corruptible", settings=settings)
+    await cluster.publish(SPEC.name, data=json.dumps([{"id": key, "x": x} for key, x in TRUTH]))
+    await cluster.at_rest()
+    await spoil(cluster, "node-1")
+
+    async def is_healed() -> bool:
+        await cluster.publish(SPEC.name, data=json.dumps([{"id": TRUTH[-1][0], "x": TRUTH[-1][1]}]))
+        found = await replica(cluster, "node-1")
+        assert (found["heals"], found["state"], found["verdict"]) == (1, "live", "equal"), f"{found}"
+        return True
+
+    await until(is_healed, 30, "node-1 is healed, and was found equal")
+    assert await cluster.read("node-1", SPEC) == TRUTH
+
+
+async def test_what_the_command_says_when_it_cannot_ask(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster([SPEC], coordinators=1, nodes=1)
+    assert (await command(cluster, "nothing"))[0] == 2
+    assert (await command(cluster, "--prefix", "other"))[0] == 2
+    await cluster["coordinator-1"].kill()
+    code, out, err = await command(cluster, "--seconds", "1")
+    assert (code, "rows  node-1  no answer" in out, "is there a leader?" in err) == (2, True, True)
+    await cluster.server.kill()
+    code, _, err = await command(cluster)
+    assert (code, "Traceback" in err) == (2, False)

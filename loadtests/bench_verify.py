@@ -35,7 +35,7 @@ VIEWERS = 20
 SPEC = TableSpec.declare(TABLE, {"schema": market.TYPES, "index": "id"})
 LOT_ROWS = 200_000
 RIVALS = {"in pieces": "", "at once": "loadtests.bench_verify"}
-KEYS = ("rate", "latency_p50", "latency_p99", "failed")
+KEYS = ("rate", "latency_p50", "latency_p99", "latency_max", "failed")
 
 
 async def fill(fleet: Fleet) -> None:

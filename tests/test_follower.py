@@ -462,65 +462,6 @@ def test_a_payload_that_cannot_be_read_takes_it_back_to_what_it_holds(store: Sto
     assert machine.follower.resyncs == 1, "gone for good: only a snapshot leads on"
 
 
-def test_a_replica_that_diverged_loads_the_snapshot_once(store: Store) -> None:
-    machine = live(store)
-    store.snapshot()
-    machine.feed(e.DivergenceFound())
-    assert machine.follower.state is f.State.RECOVERING
-    assert machine.questions == [e.ReadManifest()]
-    machine.settle()
-    assert machine.follower.resyncs == 1
-
-
-def test_a_replica_that_diverged_asks_for_a_snapshot_that_was_taken_since(store: Store) -> None:
-    machine = live(store)
-    store.snapshot()
-    verify = store.append()
-    machine.feed(e.RecordArrived(verify))
-    machine.feed(e.DivergenceFound(verify.position))
-    machine.answer()
-    assert (machine.questions, machine.wants) == ([], 1), "the one that stands may be as wrong"
-    later = store.append()
-    machine.feed(e.RecordArrived(later))
-    machine.answer()
-    assert machine.follower.position == verify.position, "nothing is built upon a wrong state"
-    store.snapshot()
-    machine.settle()
-    assert (machine.follower.resyncs, machine.follower.diverged_at) == (1, None)
-
-
-def test_a_snapshot_that_was_being_loaded_when_the_divergence_was_found_does_not_count(store: Store) -> None:
-    machine = live(store)
-    store.snapshot()
-    machine.feed(e.DivergenceFound())
-    machine.answer()
-    assert isinstance(machine.questions[0], e.LoadSnapshot)
-    machine.feed(e.DivergenceFound(Position(store.last.term + 1, 0)))
-    machine.answer()
-    machine.answer()
-    machine.answer()
-    assert machine.follower.state is not f.State.LIVE
-    assert machine.wants == 1
-    store.append(Op.BEGIN)
-    store.snapshot()
-    machine.settle()
-    assert machine.follower.resyncs == 2
-
-
-def test_when_nobody_takes_a_snapshot_the_one_that_stands_has_to_do(store: Store) -> None:
-    machine = live(store)
-    store.snapshot()
-    machine.feed(e.DivergenceFound(Position(store.last.term + 1, 0)))
-    for _ in range(int(f.DISTRUST_SECONDS) - 1):
-        machine.now += 1
-        machine.feed(store.beat())
-        machine.answer()
-    assert machine.follower.resyncs == 0
-    machine.now += 1
-    machine.settle()
-    assert machine.follower.resyncs == 1
-
-
 def test_late_messages_after_a_snapshot_are_not_taken_for_what_is_held(store: Store) -> None:
     machine = live(store)
     old = store.log[-1]

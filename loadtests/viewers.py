@@ -323,7 +323,6 @@ async def watch(plan: Plan) -> None:
             "deliveries_per_cpu_second": notifications / max(server_cpu, 0.01),
             "latency_p50": percentile(counts.latencies, 0.5),
             "latency_p99": percentile(counts.latencies, 0.99),
-            "latency_max": percentile(counts.latencies, 1.0),
             "age_p50": percentile(counts.ages, 0.5),
             "age_p99": percentile(counts.ages, 0.99),
             "rss_idle": idle_rss,

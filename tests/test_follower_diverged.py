@@ -7,7 +7,7 @@ import pytest
 from parallax.replication import events as e
 from parallax.replication import follower as f
 from parallax.replication.position import Position
-from parallax.replication.record import Op
+from parallax.replication.record import Op, Record
 from tests.test_follower import Store, live
 
 
@@ -75,5 +75,29 @@ def test_when_nobody_takes_a_snapshot_the_one_that_stands_has_to_do(store: Store
         machine.answer()
     assert machine.follower.resyncs == 0
     machine.now += 1
+    machine.settle()
+    assert machine.follower.resyncs == 1
+
+
+def test_that_the_table_was_dropped_is_learnt_without_a_snapshot(store: Store) -> None:
+    machine = live(store)
+    follower = machine.follower
+    held = store.last
+    assert held is not None
+    drop = Record(Op.DROP, held.next().next(), held.next())
+    assert follower.handle(e.DivergenceFound(held), now=1.0) == [e.ReadManifest()]
+    assert follower.handle(e.ManifestRead(None, False), now=1.0) == [e.ReadLog(held)]
+    assert follower.handle(e.PageRead([drop], drop.position), now=1.0) == [e.Apply(drop)]
+    follower.validate()
+    assert (follower.state, follower.position, follower.diverged_at) == (f.State.LIVE, drop.position, None)
+
+
+def test_a_missing_snapshot_is_asked_for_and_waited_for(store: Store) -> None:
+    machine = live(store)
+    machine.feed(e.DivergenceFound())
+    machine.answer()
+    machine.answer()
+    assert (machine.questions, machine.wants) == ([], 1)
+    store.snapshot()
     machine.settle()
     assert machine.follower.resyncs == 1

@@ -37,7 +37,7 @@ from parallax.replication.events import (
     Unreadable,
 )
 from parallax.replication.position import ORIGIN, Position
-from parallax.replication.record import Record
+from parallax.replication.record import Op, Record
 from parallax.replication.snapshot import Manifest
 
 BEAT_SECONDS = 1.0
@@ -87,6 +87,7 @@ class Follower:
         self._silences = 0
         self._must_resync = False  # what the replica holds is not to be built upon
         self._trusted_since = ORIGIN  # after a divergence: no snapshot from before it is loaded, for a while
+        self._is_manifest_missing = False  # so the question that is out asks the log whether the table was dropped
         self._is_off_the_log = False  # the last page read did not lead on from position, nor end at it
 
     @property
@@ -199,7 +200,7 @@ class Follower:
 
     def _page_read(self, records: Sequence[Record], top: Position | None, now: float, luck: float) -> list[Command]:
         if self._must_resync:
-            return self._put(ReadManifest())
+            return self._page_read_in_need(records, top, now, luck)
         if top is None:
             return self._back_off(now, luck)  # no log: keep what is there, stale
         self.top = top
@@ -224,6 +225,19 @@ class Follower:
             commands += self._put(ReadManifest())  # the entries behind my position were deleted by hand
         return commands
 
+    def _page_read_in_need(self, records: Sequence[Record], top: Position | None, now: float, luck: float) -> list[Command]:
+        """Take in a page while what is held is not to be built upon: only that the table was dropped can be told from it."""
+        if records and records[-1].op is Op.DROP and records[-1].position == top:
+            self.top = top
+            self._must_resync = False
+            commands: list[Command] = [self._apply(records[-1])]
+            self._arrived()
+            return commands
+        if self._is_manifest_missing:
+            self._is_manifest_missing = False
+            return [SetWant(), *self._back_off(now, luck)]
+        return self._put(ReadManifest())
+
     def _following(self, records: Sequence[Record]) -> Sequence[Record] | None:
         """Return what follows my position in a page, or None if the page does not lead on from it."""
         for number, record in enumerate(records):
@@ -236,6 +250,9 @@ class Follower:
     def _manifest_read(self, manifest: Manifest | None, is_held: bool, now: float, luck: float) -> list[Command]:
         if manifest is None and self.is_empty and not self._must_resync:
             return self._put(ReadLog(ORIGIN))
+        if manifest is None and not self.is_empty and self._must_resync:
+            self._is_manifest_missing = True
+            return self._put(ReadLog(self.position))
         if manifest is not None and (is_held or self.is_empty):
             # If we have passed it and the log holds our position, it would bring us back here. If the log went back behind
             # us, it is the way back.

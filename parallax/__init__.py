@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parallax.client import connect as connect
+    from parallax.errors import ConnectError as ConnectError
     from parallax.errors import ParallaxError as ParallaxError
     from parallax.errors import PublishError as PublishError
     from parallax.publisher import AsyncPublisher as AsyncPublisher
@@ -14,13 +16,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AsyncPublisher": "parallax.publisher",
+    "ConnectError": "parallax.errors",
     "ParallaxError": "parallax.errors",
     "PublishError": "parallax.errors",
     "Publisher": "parallax.publisher",
+    "connect": "parallax.client",
 }
 """Public names, and the modules that are imported when they are first used: `import parallax` by itself loads nothing."""
 
-__all__ = ["AsyncPublisher", "ParallaxError", "PublishError", "Publisher"]
+__all__ = ["AsyncPublisher", "ConnectError", "ParallaxError", "PublishError", "Publisher", "connect"]
 
 
 def __getattr__(name: str) -> Any:

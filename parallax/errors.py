@@ -78,3 +78,7 @@ class SteppedDown(ParallaxError):
 
 class StartAfresh(ParallaxError):
     """A service has ended well, and wants to be started again."""
+
+
+class ConnectError(ParallaxError):
+    """No node lets a viewer in."""

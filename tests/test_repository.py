@@ -26,7 +26,7 @@ FORBIDDEN = [
     ("coordinator/", {"node"}, ()),
     ("parallax/", {"node", "coordinator"}, ("parallax/cli.py",)),  # the command line starts either
     ("parallax/replication/", {"tornado", "redis", "perspective", "asyncio", "uvloop", "threading", "socket"}, ()),
-    ("", {"perspective"}, ("parallax/replica/", "parallax/connect", "tests/", "loadtests/")),
+    ("", {"perspective"}, ("parallax/replica/", "parallax/client.py", "tests/", "loadtests/")),
 ]
 
 
@@ -88,7 +88,7 @@ def test_the_contract_stands_on_itself():
         ("parallax/replication/a.py", "import asyncio", "asyncio"),
         ("parallax/replica/a.py", "import asyncio, perspective", None),
         ("node/gateway/a.py", "from perspective import Server", "perspective"),
-        ("parallax/connect.py", "import perspective", None),
+        ("parallax/client.py", "import perspective", None),
     ],
 )
 def test_a_wrong_import_is_found(path: str, source: str, found: str | None):

@@ -1,0 +1,71 @@
+"""`parallax.connect`: a Perspective client whose connection survives the loss of a node."""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import perspective
+from tornado.httpclient import HTTPRequest
+
+from parallax.errors import ConnectError
+from parallax.link import Link
+from parallax.link_state import LinkState
+
+Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    token: Token | None = None,
+    on_state: Callable[[LinkState], None] = lambda state: None,
+    timeout: float = 30.0,
+    probe: float = 1.0,
+) -> AsyncIterator["perspective.AsyncClient"]:
+    """Connect to a fleet: `async with parallax.connect("https://parallax.example.org") as client:`.
+
+    Args:
+        url: of the load balancer or of a node; http(s) or ws(s), with or without /websocket.
+        token: a JWT, or a function that returns a fresh one; it is asked before each connection.
+        on_state: called whenever the state of the connection changes.
+        timeout: seconds after which a request that has no answer fails, and the first connection, too.
+        probe: seconds of silence after which the node is asked whether it is there.
+
+    When a node dies, the client goes on with another one: its views and subscriptions are made again there, and subscribers are
+    told to look again, those of rows (`on_update(mode="row")`) by all rows as one delta. An edit that was sent and not confirmed
+    fails: it may have been made or not. A view that cannot be made any more is reported as deleted.
+
+    Raises:
+        ConnectError: no node lets us in.
+    """
+    address = _websocket_url(url)
+
+    async def request() -> HTTPRequest:
+        found = token() if callable(token) else token
+        fresh = await found if inspect.isawaitable(found) else found
+        headers = {} if fresh is None else {"Authorization": f"Bearer {fresh}"}
+        return HTTPRequest(address, headers=headers, connect_timeout=min(timeout, 5.0), request_timeout=timeout)
+
+    client: perspective.AsyncClient
+
+    async def deliver(frame: bytes) -> None:
+        await client.handle_response(frame)
+
+    link = Link(request, deliver, on_state, timeout_seconds=timeout, probe_seconds=probe)
+    client = perspective.AsyncClient(link.ask)
+    await link.open()
+    try:
+        yield client
+    finally:
+        await link.close()
+
+
+def _websocket_url(url: str) -> str:
+    parts = urlsplit(url)
+    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
+    if scheme is None or not parts.netloc:
+        raise ConnectError(f"{url!r} is no address: expected http://, https://, ws:// or wss:// and a host")
+    path = parts.path if parts.path not in ("", "/") else "/websocket"
+    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))

@@ -130,7 +130,9 @@ async def test_groups_stay_expanded_and_the_same_ones(fleet: Cluster) -> None:
         await fleet[node].kill()
         await program.left(node)
         paths = json.loads(await view.to_columns_string())["__ROW_PATH__"]
-        assert paths == [[], ["a"], ["a", 90], ["g0"], ["g1"], ["g1", 1], ["g1", 3], ["g1", 5]], "its row has another number now"
+        assert paths == [[], ["a"], ["a", 90], ["g0"], ["g1"], ["g1", 1], ["g1", 3], ["g1", 5]], (
+            "its row has another number now"
+        )
         await fleet.restart(node)
     await fleet.publish("t", op="remove", format="json", data="[90]")
 

@@ -2,8 +2,8 @@
 -- The only writer of a log. In one call: compare the top, append, take what was carried out of ingest, move what was refused, publish.
 -- Without records and refusals it is the heartbeat: the same comparison, then the true top is published.
 --
--- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs, 8 trying
--- ARGV: 1 expected top, 2 feed channel, 3 sender, 4 and 5 cap of rejected, in entries and in bytes,
+-- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs, 8 trying, 9 the feed, a channel
+-- ARGV: 1 expected top, 2 PUBLISH, or in a cluster SPUBLISH, 3 sender, 4 and 5 cap of rejected, in entries and in bytes,
 --       6 n, then n pairs (id, record)
 --       then m, m ingest ids that these records carry
 --       then k, k pairs (ingest id, reason) of refused entries
@@ -113,10 +113,10 @@ if position ~= '' then
 end
 
 for _, record in ipairs(records) do
-  redis.call('PUBLISH', ARGV[2], record[2])
+  redis.call(ARGV[2], KEYS[9], record[2])
 end
 if #records == 0 and #done == 0 then
-  redis.call('PUBLISH', ARGV[2], 'PH ' .. top .. ' ' .. ARGV[3])
+  redis.call(ARGV[2], KEYS[9], 'PH ' .. top .. ' ' .. ARGV[3])
 end
 
 local wanted = redis.call('DEL', KEYS[5])

@@ -12,7 +12,7 @@ from parallax.replication.keys import TableKeys
 from parallax.replication.position import ORIGIN, Position
 from parallax.replication.record import FIELD, Blob, Record
 from parallax.replication.snapshot import Manifest
-from parallax.store import load_script, text
+from parallax.store import is_cluster, load_script, text
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 
@@ -39,6 +39,7 @@ class Log:
         self._inline_max = inline_max
         self._rejected_caps = (rejected_max, rejected_bytes)
         self._beats = 0
+        self._publish = "SPUBLISH" if is_cluster(redis) else "PUBLISH"
         self._append_script = load_script(redis, "coordinator", "append.lua")
         self._page_script = load_script(redis, "parallax.replica", "page.lua")
 
@@ -73,7 +74,7 @@ class Log:
         if not records and not carried and not refused:
             self._beats += 1
         keys = self.keys
-        arguments: list[Any] = [str(expected), keys.feed, f"{self._owner}:{self._beats}", *self._rejected_caps]
+        arguments: list[Any] = [str(expected), self._publish, f"{self._owner}:{self._beats}", *self._rejected_caps]
         arguments.append(len(records))
         for record in records:
             arguments += (str(record.position), record.encode())
@@ -89,7 +90,17 @@ class Log:
         else:
             chunks = keys.chunks(manifest.snapshot, manifest.chunks)
             arguments += (str(manifest.position), manifest.encode(), len(chunks), *chunks)
-        names = [keys.log, keys.ingest, keys.rejected, keys.manifest, keys.want, keys.verify, keys.blobs, keys.trying]
+        names = [
+            keys.log,
+            keys.ingest,
+            keys.rejected,
+            keys.manifest,
+            keys.want,
+            keys.verify,
+            keys.blobs,
+            keys.trying,
+            keys.feed,
+        ]
         said, top, wanted, verify, held = await self._append_script(keys=names, args=arguments)
         if text(said) == "chunk":
             raise Forked(f"table {keys.table!r}: a chunk that was just written is gone")

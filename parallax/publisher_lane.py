@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError
 
 from parallax.errors import PublishError
 from parallax.publisher_data import Payload
+from parallax.redis_url import place
 from parallax.replication.keys import TableKeys
 from parallax.replication.record import Op
-from parallax.store import STORE_ERRORS, load_script, place, text
+from parallax.store import STORE_ERRORS, is_final, load_script, text
 
 WINDOW_ENTRIES, WINDOW_BYTES = 1_000, 16 << 20  # what one script carries
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0  # between two attempts
@@ -194,7 +195,7 @@ class Lane:
                 first, last, backlog = await self._script(keys=[self.keys.ingest], args=arguments)
                 break
             except STORE_ERRORS as error:
-                self._is_hopeless = _is_hopeless(error)
+                self._is_hopeless = is_final(error)
                 self._note(self._explain(error))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -232,7 +233,7 @@ class Lane:
         where, said = place(self._options.url), str(error) or type(error).__name__
         if isinstance(error, OutOfMemoryError):
             return f"Redis at {where} is full (OOM: {said}): give it more memory, or let the coordinator catch up"
-        if _is_hopeless(error):
+        if is_final(error):
             return f"Redis at {where} refuses us: {said}"
         return f"Redis at {where} cannot be reached: {said}"
 
@@ -247,11 +248,3 @@ class Lane:
                 await changed.wait()
         except TimeoutError:
             pass
-
-
-def _is_hopeless(error: BaseException) -> bool:
-    """Say whether trying again cannot help until somebody changes something."""
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        return True
-    words = ("NOAUTH", "WRONGPASS", "NOPERM", "WRONGTYPE", "invalid username-password", "unknown command")
-    return isinstance(error, ResponseError | OSError) and any(word in str(error) for word in words)

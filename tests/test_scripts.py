@@ -12,7 +12,7 @@ from parallax.store import connect, load_script
 from tests.processes import RedisServer, until
 
 KEYS = TableKeys("test", "t")
-ALL = [KEYS.log, KEYS.ingest, KEYS.rejected, KEYS.manifest, KEYS.want, KEYS.verify, KEYS.blobs, KEYS.trying]
+ALL = [KEYS.log, KEYS.ingest, KEYS.rejected, KEYS.manifest, KEYS.want, KEYS.verify, KEYS.blobs, KEYS.trying, KEYS.feed]
 CHUNK = KEYS.chunk("s", 0)
 
 
@@ -40,7 +40,7 @@ async def append(
     manifest: tuple[str, str, list[str]] | None = None,
     blobs: list[tuple[str, str, list[str]]] = [],  # noqa: B006
 ) -> list[Any]:
-    arguments: list[Any] = [expected, KEYS.feed, "me:1", 3, 100_000, len(records)]
+    arguments: list[Any] = [expected, "PUBLISH", "me:1", 3, 100_000, len(records)]
     for record in records:
         arguments += record
     arguments += [len(carried), *carried, len(refused)]

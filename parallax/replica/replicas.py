@@ -12,7 +12,7 @@ from parallax.replica.feed import Feed
 from parallax.replica.replica import Replica
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys, TableKeys
-from parallax.store import STORE_ERRORS
+from parallax.store import STORE_ERRORS, follow_primary
 from parallax.tables import catalog
 from parallax.tasks import Tasks
 
@@ -42,6 +42,7 @@ class Replicas:
 
     def start(self) -> None:
         """Begin to listen to the feed, and to look at the catalog."""
+        self._tasks.start(follow_primary(self._redis), name="primary")
         self._tasks.start(self.feed.run(), name="feed")
         self._tasks.start(self._watch_catalog(), name="catalog")
 

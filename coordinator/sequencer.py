@@ -95,6 +95,11 @@ class Sequencer:
             self._spec = spec or self._spec
             self._unwanted = self.problem = None
 
+    @property
+    def lost(self) -> int:
+        """How many records that we knew Redis has lost."""
+        return self._history.lost
+
     async def run(self) -> None:
         """Lead this table until cancelled, until the right to is lost, or until it is dropped.
 

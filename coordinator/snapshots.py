@@ -6,6 +6,7 @@ import logging
 import pyarrow as pa
 from redis.asyncio import Redis
 
+from parallax.errors import BadRecord
 from parallax.replica.chunks import UNPUBLISHED_SECONDS, write_chunks
 from parallax.replica.digest import digest
 from parallax.replica.replica import Held, Replica
@@ -109,5 +110,8 @@ class Snapshots:
         body = await self._redis.hget(self._keys.manifest, "body")
         if not body:
             return []
-        old = Manifest.decode(as_bytes(body))
+        try:
+            old = Manifest.decode(as_bytes(body))
+        except BadRecord:
+            return []  # its chunks stay for ever; nobody knows their names
         return self._keys.chunks(old.snapshot, old.chunks)

@@ -28,7 +28,13 @@ from tests.stores import Store
 
 PREFIX = "parallax"
 READY_SECONDS = 60  # five processes that start at once on two busy cores
-SETTINGS = {"FRAME_MS": "20", "DRAIN_SECONDS": "0.2", "LEASE_TTL_SECONDS": "1.5", "LOG_LEVEL": "info"}
+SETTINGS = {
+    "FRAME_MS": "20",
+    "DRAIN_SECONDS": "0.2",
+    "LEASE_TTL_SECONDS": "1.5",
+    "CANDIDATE_SECONDS": "0.2",
+    "LOG_LEVEL": "info",
+}
 """Settings of every process unless a test says otherwise: a fleet that reacts quickly."""
 
 

@@ -2,6 +2,7 @@
 nothing comes twice, and everybody finds the new primary."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,10 +13,11 @@ import pytest
 
 from parallax import AsyncPublisher
 from parallax.errors import PublishError
+from parallax.store import STORE_ERRORS, connect
 from tests.cluster import PREFIX, Cluster
-from tests.processes import PATIENCE, RedisKind, until
+from tests.processes import HOST, PATIENCE, RedisKind, until
 from tests.stores import SentinelStore
-from tests.test_redis_urls import assert_no_secret
+from tests.test_redis_urls import KEYED, NUMBERS, assert_no_secret, run_through
 from tests.test_running_path import NUMBERS as ALL
 from tests.test_running_path import numbers_on
 
@@ -140,4 +142,97 @@ async def test_a_primary_dies_under_load(make_cluster: MakeCluster, tmp_path: Pa
     # What was published in the last moment may have been acknowledged by the one who died, and by nobody else.
     await all_there(cluster, stream, before - RATE // 10, during + RATE // 10)
     await moved(store, cluster, primary)
+    assert_no_secret(cluster, *SECRETS)
+
+
+@pytest.mark.parametrize("is_leader_killed", [False, True])
+async def test_a_primary_dies_with_its_last_writes(
+    make_cluster: MakeCluster, tmp_path: Path, is_leader_killed: bool
+) -> None:
+    """What the replicas never got is gone, from one number to the last of the old primary; all else is there, once."""
+    store = SentinelStore(tmp_path, "redis")
+    cluster = await make_cluster([ALL], coordinators=2, nodes=2, store=store)
+    async with streaming(store.url) as stream:
+        await asyncio.sleep(1)
+        await wait_for_replicas(store, "redis-1")
+        before = stream.sent - RATE // 10
+        for name in ("redis-2", "redis-3"):  # they hear no more of their primary, which serves on
+            store.processes[name].pause()
+
+        async def has_gone_on() -> bool:
+            return stream.sent > before + 200
+
+        await until(has_gone_on, 10, "200 more are written")
+        if is_leader_killed:
+            await cluster[await cluster.leader()].kill()
+        await store.processes["redis-1"].kill()
+        during = stream.sent
+        for name in ("redis-2", "redis-3"):
+            store.processes[name].resume()
+        primary = await new_primary(store, "redis-1")
+        await moved(store, cluster, primary)
+    lost = sorted(await all_there(cluster, stream, before, during + RATE // 10))
+    assert lost, "nothing was lost: the test did not test it"
+    assert lost == list(range(lost[0], lost[-1] + 1)), "a hole in what was lost"
+    (line,) = [
+        line
+        for process in cluster.processes.values()
+        for line in process.log.read_text().splitlines()
+        if "its log ends at" in line
+    ]
+    match = re.search(r"Redis lost (\d+) records", line)
+    assert match is not None
+    assert int(match[1]) > 0
+
+
+async def test_an_old_primary_that_serves_on_is_left(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    """It was frozen for as long as it takes to be replaced. Then it answers again, and refuses writes as a replica."""
+    store = SentinelStore(tmp_path, "valkey")
+    cluster = await make_cluster([ALL], coordinators=2, nodes=1, store=store)
+    async with streaming(store.url) as stream:
+        await asyncio.sleep(1)
+        before = stream.sent
+        await wait_for_replicas(store, "redis-1")
+        store.processes["redis-1"].pause()
+        during = stream.sent
+        primary = await new_primary(store, "redis-1")
+        store.processes["redis-1"].resume()
+        await moved(store, cluster, primary)
+    await all_there(cluster, stream, before, during + RATE // 10)
+
+
+async def test_a_write_that_a_replica_refuses_leads_to_the_primary(tmp_path: Path) -> None:
+    store = SentinelStore(tmp_path, "redis")
+    store.start()
+    try:
+        await store.ready()
+        client, watching = connect(store.url), connect(store.url)
+        await client.set("a", "1")
+        async with watching.pubsub() as pubsub:
+            await pubsub.subscribe("c")
+            assert await client.get("a") == b"1"
+            with store.server("redis-2") as new:
+                new.execute_command("REPLICAOF", "NO", "ONE")  # by hand: no sentinel cuts anything
+            with store.server("redis-1") as old:
+                old.execute_command("REPLICAOF", HOST, store.ports["redis-2"])
+            found = []
+            for _ in range(100):
+                try:
+                    await client.set("a", "2")
+                    break
+                except STORE_ERRORS as error:
+                    found.append(str(error))
+                    await asyncio.sleep(0.1)
+            assert found
+            assert any("READONLY" in text or "read only" in text.lower() or "not the primary" in text for text in found)
+        await client.aclose()
+        await watching.aclose()
+    finally:
+        store.destroy()
+
+
+async def test_the_running_path_through_sentinel(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    store = SentinelStore(tmp_path, "valkey")
+    cluster = await make_cluster([KEYED, NUMBERS], coordinators=1, nodes=1, store=store)
+    await run_through(cluster)
     assert_no_secret(cluster, *SECRETS)

@@ -82,7 +82,7 @@ class History:
             one of STORE_ERRORS: Redis could not be asked; begin again.
         """
         await self._confirm()
-        known = max(self._head.top if self._head else ORIGIN, self._replica.applied)
+        known = max(self._head.top if self._head else ORIGIN, self._replica.follower.highest)
         top, held = await self._catch_up()
         self._count_lost(known, top)
         if held.spec is None and held.position == top != ORIGIN:

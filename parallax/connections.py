@@ -83,7 +83,12 @@ class Primary:
     async def _ask(self, sentinel: "Redis") -> tuple[int, tuple[str, int]]:
         async with asyncio.timeout(self._seconds):
             known: Any = await sentinel.sentinel_master(self._service)
-        return int(known["config-epoch"]), (str(known["ip"]), int(known["port"]))
+            # While a failover ends, the one who leads it has the new epoch, but shows the old address there.
+            address: Any = await sentinel.sentinel_get_master_addr_by_name(self._service)
+        if address is None:
+            raise RedisConnectionError(f"a sentinel does not know {self._service!r} any more")
+        host, port = address
+        return int(known["config-epoch"]), (host.decode() if isinstance(host, bytes) else str(host), int(port))
 
     async def close(self) -> None:
         """Let go of the sentinels."""
@@ -170,6 +175,10 @@ class OurPool(ConnectionPool):
     def __init__(self, primary: Primary, **options: Any) -> None:
         self.primary = primary
         super().__init__(**options)
+
+    async def disconnect_all(self) -> None:
+        """Close all connections, those in use too: who waits for the old primary gets an error at once, and asks the new one."""
+        await super().disconnect(inuse_connections=True)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the connections; all of them: those to the sentinels, too."""

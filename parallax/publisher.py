@@ -22,7 +22,7 @@ from parallax.replication.keys import TableKeys
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from parallax.settings import load_where
-from parallax.store import STORE_ERRORS, connect, load_script, text
+from parallax.store import STORE_ERRORS, connect, follow_primary, load_script, text
 from parallax.tasks import Tasks
 
 T = TypeVar("T")
@@ -260,6 +260,8 @@ class AsyncPublisher:
         if lane is None:
             lane = self._lanes[table] = Lane(self._redis, TableKeys(self._prefix, table), self._options, self._numbers)
             self._tasks.start(lane.run(), name=f"publish {table}")
+            if len(self._lanes) == 1:
+                self._tasks.start(follow_primary(self._redis), name="primary")
         await lane.room()
         return lane
 

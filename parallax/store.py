@@ -89,7 +89,11 @@ async def follow_primary(client: "Redis") -> None:
     primary = primary_of(client)
     while primary is not None and primary.has_sentinels:
         with suppress(*STORE_ERRORS):
-            await primary.find()
+            before = primary.where
+            if await primary.find() != before and before is not None:
+                log.warning("the primary is %s:%d now", *(primary.where or ()))
+                pool: Any = client.connection_pool
+                await pool.disconnect_all()
         await asyncio.sleep(FOLLOW_SECONDS)
 
 

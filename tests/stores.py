@@ -167,7 +167,7 @@ class SentinelStore(Store):
                 f"port {self.ports[name]}\nbind {HOST}\nrequirepass {self.SENTINEL_PASSWORD}\n"
                 f"sentinel sentinel-pass {self.SENTINEL_PASSWORD}\n"
                 f"sentinel monitor {SERVICE} {HOST} {self.ports['redis-1']} 2\n"
-                f"sentinel auth-pass {SERVICE} {self.PASSWORD}\nsentinel down-after-milliseconds {SERVICE} 1000\n"
+                f"sentinel auth-pass {SERVICE} {self.PASSWORD}\nsentinel down-after-milliseconds {SERVICE} 2000\n"
                 f"sentinel failover-timeout {SERVICE} 5000\nsentinel parallel-syncs {SERVICE} 2\n"
             )
             self.add(name, kind, [str(config), "--sentinel"])

@@ -47,7 +47,7 @@ def said(cluster: Cluster, words: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("is_leader_killed", [False, True])
+@pytest.mark.parametrize("is_leader_killed", [False, pytest.param(True, marks=pytest.mark.deep)])
 async def test_the_tail_and_the_manifest_are_lost_together(make_cluster: Make, is_leader_killed: bool) -> None:
     cluster = await make_cluster([NUMBERS], coordinators=2, nodes=1, settings=SMALL_SNAPSHOTS)
     await trimmed(cluster)
@@ -73,7 +73,13 @@ async def test_the_tail_and_the_manifest_are_lost_together(make_cluster: Make, i
     assert len(await numbers_on(cluster, node)) == count
 
 
-@pytest.mark.parametrize("what", ["log trimmed", "manifest", "chunk", "log trimmed and manifest"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "chunk",
+        *(pytest.param(what, marks=pytest.mark.deep) for what in ("log trimmed", "manifest", "log trimmed and manifest")),
+    ],
+)
 async def test_a_newcomer_comes_to_life_without_an_update(make_cluster: Make, what: str) -> None:
     cluster = await make_cluster([NUMBERS], coordinators=2, nodes=1, settings=SMALL_SNAPSHOTS)
     await trimmed(cluster)

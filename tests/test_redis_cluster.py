@@ -54,6 +54,7 @@ async def test_a_member_dies_under_load(make_cluster: MakeCluster, tmp_path: Pat
     await all_there(cluster, stream, before - RATE // 10, during + RATE // 10)
 
 
+@pytest.mark.deep
 async def test_a_slot_moves_under_load(make_cluster: MakeCluster, tmp_path: Path) -> None:
     store = ClusterStore(tmp_path, "redis")
     cluster = await make_cluster([NUMBERS], coordinators=2, nodes=1, store=store)

@@ -144,7 +144,7 @@ def assert_no_secret(cluster: Cluster, *secrets: str) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("url_has_files", [True, False])
+@pytest.mark.parametrize("url_has_files", [pytest.param(True, marks=pytest.mark.deep), False])
 async def test_tls_with_certificates_on_both_sides(make_cluster: MakeCluster, tmp_path: Path, url_has_files: bool) -> None:
     store, settings = stores.secure(tmp_path, url_has_files=url_has_files)
     cluster = await make_cluster([KEYED, NUMBERS], coordinators=1, nodes=1, store=store, settings=settings)
@@ -172,6 +172,7 @@ async def test_tls_that_can_never_work_ends_the_start(tmp_path: Path, query: str
 
 
 @pytest.mark.cluster
+@pytest.mark.deep
 async def test_a_unix_socket(make_cluster: MakeCluster, tmp_path: Path) -> None:
     cluster = await make_cluster([KEYED, NUMBERS], coordinators=1, nodes=1, store=stores.with_socket(tmp_path, "valkey"))
     await run_through(cluster)
@@ -223,6 +224,7 @@ async def test_a_sentinel_and_a_cluster_are_named_as_such(tmp_path: Path) -> Non
 
 
 @pytest.mark.cluster
+@pytest.mark.deep
 async def test_a_cluster(make_cluster: MakeCluster, tmp_path: Path) -> None:
     cluster = await make_cluster([KEYED, NUMBERS], coordinators=2, nodes=1, store=stores.ClusterStore(tmp_path, "valkey"))
     await run_through(cluster)

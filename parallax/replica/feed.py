@@ -19,6 +19,8 @@ INBOX_MESSAGES = 8192
 INBOX_BYTES = 64 << 20
 RECONNECT_SECONDS = (0.05, 2.0)
 READ_SECONDS = 1.0
+LOST = (*STORE_ERRORS, AttributeError)
+"""What subscribing raises when the connection is lost meanwhile; the last where the library finds none any more."""
 
 
 class Inbox:
@@ -96,7 +98,7 @@ class Line:
         if self._pubsub is not None:
             try:
                 await self._subscribe(self._pubsub, channel)
-            except STORE_ERRORS:
+            except LOST:
                 self._is_stale = True
 
     async def remove(self, channel: bytes) -> None:
@@ -105,7 +107,7 @@ class Line:
         if self._pubsub is not None:
             try:
                 await (self._pubsub.sunsubscribe if self._is_sharded else self._pubsub.unsubscribe)(channel)
-            except STORE_ERRORS:
+            except LOST:
                 self._is_stale = True
 
     def resubscribe(self) -> None:

@@ -72,6 +72,8 @@ class Follower:
         """The newest position known to be in the log."""
         self.behind_since: float | None = None
         """When the replica was first known to be behind `top`; None exactly while position == top or top is unknown."""
+        self.highest = ORIGIN
+        """The highest position at which it ever stood, which a log that lost its end does not reach; for the record only."""
         self.resyncs = 0
         self._question: Question | None = None  # the one that is out; at most one at a time
         self._recent: OrderedDict[Position, None] = OrderedDict()  # applied, ending at position; at most RECENT
@@ -255,6 +257,7 @@ class Follower:
         self.resyncs += 1
         self._is_off_the_log = self.is_stranded = False
         self.position = position
+        self.highest = max(self.highest, position)
         self._must_resync = False
         self._recent.clear()
         self._recent[position] = None
@@ -268,6 +271,7 @@ class Follower:
     def _apply(self, record: Record) -> Apply:
         self.is_stranded = False
         self.position = record.position
+        self.highest = max(self.highest, record.position)
         self._recent[record.position] = None
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)

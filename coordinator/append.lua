@@ -11,7 +11,8 @@
 --       then manifest position and body to set ('' and '': none), c, c names of its chunks
 -- Chunks that are referred to are made permanent; if one is gone, nothing is done.
 -- Answers {'yes', 'no' (the top is another) or 'chunk' (one is gone), true top, 1 if somebody wants a snapshot, 1 if somebody asks for a verify,
---          'held', 'unheld' or 'none': whether a manifest is there and the log holds its position}
+--          'held', 'unheld' or 'none': whether a manifest is there and the log holds its position,
+--          and to a heartbeat, if Redis is nearly full, the per cent that are used}
 local log, ingest, rejected, manifest = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local function last_id(key)
@@ -126,4 +127,12 @@ local stands = redis.call('HGET', manifest, 'position')
 if stands then
   held = (stands == top or #redis.call('XRANGE', log, stands, stands) > 0) and 'held' or 'unheld'
 end
-return {'yes', top, wanted, verify, held}
+local answer = {'yes', top, wanted, verify, held}
+if #records == 0 and #done == 0 then
+  local info = redis.pcall('INFO', 'memory')
+  if type(info) == 'string' then
+    local used, most = tonumber(string.match(info, 'used_memory:(%d+)')), tonumber(string.match(info, 'maxmemory:(%d+)'))
+    if used and most and most > 0 and used > 0.9 * most then answer[6] = math.floor(100 * used / most) end
+  end
+end
+return answer

@@ -25,6 +25,7 @@ class Answer:
     top: Position  # the log's true top, after the call
     is_snapshot_wanted: bool = False
     is_verify_asked: bool = False
+    used_percent: int = 0  # of Redis's memory, if nearly all of it; known with each heartbeat
 
 
 class Log:
@@ -101,11 +102,11 @@ class Log:
             keys.trying,
             keys.feed,
         ]
-        said, top, wanted, verify, held = await self._append_script(keys=names, args=arguments)
+        said, top, wanted, verify, held, *pressure = await self._append_script(keys=names, args=arguments)
         if text(said) == "chunk":
             raise Forked(f"table {keys.table!r}: a chunk that was just written is gone")
         is_wanted = bool(wanted) or text(held) != "held"
-        return Answer(text(said) == "yes", Position.parse(top), is_wanted, bool(verify))
+        return Answer(text(said) == "yes", Position.parse(top), is_wanted, bool(verify), *map(int, pressure))
 
     async def _outsource(self, record: Record) -> Record:
         """Store a payload that is too large for pub/sub beside the log."""

@@ -230,6 +230,8 @@ class Sequencer:
         self.counts.records += len(records)
         self._snapshots.weigh(sum(len(record.payload) + 200 for record in records))
         self._is_verify_asked |= answer.is_verify_asked
+        if answer.used_percent:
+            self._snapshots.relieve(answer.used_percent)
         if answer.is_snapshot_wanted or self._snapshots.is_due():
             self._snapshots.request()
 

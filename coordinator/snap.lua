@@ -25,14 +25,14 @@ local present = redis.call('HGET', KEYS[1], 'position')
 local is_held = present and holds(present)
 if is_held then
   -- Both are in this log, so its own order tells which is newer. IDs do not fit Lua's numbers: Redis compares them.
-  -- One at the same position is replaced: somebody asks because a chunk of it is gone.
+  -- One at the same position is replaced: a chunk of it may be gone, or the log in front of it shall make room.
   if #redis.call('XRANGE', KEYS[2], '(' .. position, present, 'COUNT', 1) > 0 then return 'newer' end
 end
 
 redis.call('HSET', KEYS[1], 'position', position, 'body', ARGV[2])
 for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
 for i = 6, 5 + tonumber(ARGV[5]) do redis.call('EXPIRE', ARGV[i], ARGV[3]) end
-if is_held and present ~= position then
+if is_held then
   redis.call('XTRIM', KEYS[2], 'MINID', present)
   local blobs = redis.call('HGETALL', KEYS[3])
   for i = 1, #blobs, 2 do

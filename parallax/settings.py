@@ -111,7 +111,8 @@ def table_of(kind: type[CommonSettings]) -> str:
     """Return a Markdown table of the settings of `kind`, as it stands in the documentation."""
     lines = ["| variable | default | unit | what it does |", "|---|---|---|---|"]
     for declared in fields(kind):
-        default = "" if declared.default == "" else f"`{declared.default}`"
+        value = str(declared.default).lower() if isinstance(declared.default, bool) else declared.default
+        default = "" if value == "" else f"`{value}`"
         unit = _UNITS.get(declared.name.rpartition("_")[2], "")
         text = declared.metadata["doc"].removesuffix(f" ({unit})")
         lines.append(f"| `{PREFIX}{declared.name.upper()}` | {default} | {unit} | {text} |")

@@ -3,22 +3,26 @@
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from coordinator.settings import CoordinatorSettings
 from node.gateway import Gateway
 from node.metrics import Metrics
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine
 from parallax.replication.spec import TableSpec
-from parallax.settings import table_of
+from parallax.settings import CommonSettings, table_of
 
 OPERATIONS = (Path(__file__).resolve().parents[1] / "docs" / "operations.md").read_text()
 
 
-def test_the_settings_of_a_node_are_all_there() -> None:
-    """To mend it, put the output of `table_of(NodeSettings)` there."""
-    written = [line for line in OPERATIONS.splitlines() if line.startswith("| `PARALLAX_")]
-    assert written == table_of(NodeSettings).splitlines()[2:]
+@pytest.mark.parametrize(("heading", "kind"), [("a node", NodeSettings), ("a coordinator", CoordinatorSettings)])
+def test_all_settings_are_there(heading: str, kind: type[CommonSettings]) -> None:
+    """To mend it, put the output of `table_of(kind)` there."""
+    section = OPERATIONS.partition(f"### Settings of {heading}\n")[2].partition("\n### ")[0]
+    written = [line for line in section.splitlines() if line.startswith("| `PARALLAX_")]
+    assert written == table_of(kind).splitlines()[2:]
 
 
 async def test_the_metrics_of_a_node_are_all_there_and_no_others() -> None:

@@ -13,6 +13,7 @@ from parallax.http import Health, health_routes
 from parallax.process import listen, member_name, or_stop
 from parallax.registry import Announcer
 from parallax.replica.engine import Engine
+from parallax.replica.journal import Journal
 from parallax.replica.replicas import Replicas
 from parallax.replication.keys import FleetKeys
 from parallax.store import connect, follow_primary, wait_for_redis
@@ -41,7 +42,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     lease = Lease(lease_redis, keys.lease, owner, settings.lease_ttl_seconds)
 
     # 3. Replicas of every table, and what shall lead them; a tables file that is wrong ends it here.
-    engine = Engine(frame_seconds=ENGINE_FRAME_SECONDS)
+    engine = Engine(frame_seconds=ENGINE_FRAME_SECONDS, journal=Journal.inherited())
     replicas = Replicas(redis, settings.prefix, engine)
     leadership = Leadership(redis, lease, replicas, settings)
 

@@ -102,10 +102,12 @@ class Fleet:
 
 
 @asynccontextmanager
-async def rival(kind: str, directory: Path, table: str = "market", threads: int = 0) -> AsyncIterator[Server]:
-    """Run a server of `loadtests.rivals` for a while."""
+async def rival(
+    kind: str, directory: Path, table: str = "market", threads: int = 0, module: str = "loadtests.rivals"
+) -> AsyncIterator[Server]:
+    """Run a server of `loadtests.rivals`, or of another module that takes the same arguments, for a while."""
     port = choose_ports({kind: 0})[kind]
-    argv = [*python_module("loadtests.rivals"), kind, str(port), table, "--threads", str(threads)]
+    argv = [*python_module(module), kind, str(port), table, "--threads", str(threads)]
     process = Process(kind, argv, directory, {"PYTHONPATH": str(ROOT)})
     process.start()
 

@@ -60,6 +60,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("parallax_node_subscriptions", "Subscriptions of the viewers", value=gateway.subscriptions)
         yield GaugeMetricFamily("parallax_node_cache_bytes", "Bytes of answers that are kept", value=gateway.budget.used)
         yield GaugeMetricFamily("parallax_node_outbox_bytes", "Bytes that wait for the viewers", value=gateway.waiting_bytes)
+        yield GaugeMetricFamily("parallax_node_quarantined", "Views that are quarantined", value=gateway.quarantine.views)
         yield from self._per_table(gateway)
         answers = CounterMetricFamily(
             "parallax_node_answers",
@@ -87,6 +88,9 @@ class Metrics(Collector):
             ("silent_closes", "Viewers that were closed because they answered no ping", counts.silent_closes),
             ("expired_closes", "Viewers that were closed because their token had expired", counts.expired_closes),
             ("full_refusals", "Viewers that were refused because the node was full", counts.full_refusals),
+            ("shed_closes", "Viewers that were let go to nodes with fewer", counts.shed),
+            ("overdue_views", "Views that took the engine longer than they may", counts.overdue),
+            ("quarantined_refusals", "Views that were refused because they are quarantined", gateway.quarantine.refusals),
             ("throttled_requests", "Requests after which a viewer's next one had to wait", counts.throttled),
             ("refused_requests", "Requests that were answered by an error of the gateway", counts.refused),
             ("event_loop_busy_seconds", "Processor time of the event loop's thread", time.thread_time()),

@@ -2,27 +2,34 @@
 
 import asyncio
 import logging
+import os
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
 from node.auth import Auth
+from node.balance import Balance
 from node.gateway import Gateway
 from node.gateway.handler import gateway_routes, websocket_settings
+from node.gateway.quarantine import Quarantine
 from node.metrics import Metrics, metrics_routes
 from node.pages import page_routes
 from node.settings import NodeSettings
 from node.writes import Writes
+from parallax.errors import StartAfresh
 from parallax.http import Health, health_routes
-from parallax.process import listen, member_name, or_stop
+from parallax.process import first_of, listen, member_name, or_stop
+from parallax.quarantine import Suspect
 from parallax.registry import Announcer
 from parallax.replica.engine import Engine
+from parallax.replica.journal import Journal
 from parallax.replica.replica import Replica
 from parallax.replica.replicas import Replicas
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys
-from parallax.store import connect, wait_for_redis
+from parallax.replication.position import Position
+from parallax.store import connect, text, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
 
@@ -52,10 +59,11 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
 
     # 1. Redis, the engine, the gateway.
     redis = connect(settings.redis())
-    engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads)
+    engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads, journal=Journal.inherited())
     metrics = Metrics()
     writes = Writes(redis, settings.prefix, f"node {boot}", lambda table: replicas.ensure(table), settings.edit_seconds)
-    gateway = Gateway(settings, metrics.observe, writes.publish)
+    quarantine = Quarantine(redis, keys, settings.quarantine_seconds)
+    gateway = Gateway(settings, metrics.observe, writes.publish, quarantine)
     metrics.watch(gateway, engine)
 
     # 2. Replicas: the gateway hosts a table as soon as it can be read, and goes on while it is stale.
@@ -67,6 +75,20 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             gateway.add_table(name, replica.table)
 
     replicas = Replicas(redis, settings.prefix, engine, changed)
+
+    def is_proven(suspect: Suspect) -> bool:
+        replica = replicas.find(suspect.table)
+        return replica is not None and gateway.lives_beyond(suspect, text(replica.applied))
+
+    async def catch_up(table: str, position: Position, seconds: float) -> bool:
+        replica = replicas.find(table)
+        if replica is None or not await replica.reaches(position, seconds):
+            return False
+        await replica.table.flush()
+        return True
+
+    gateway.name, gateway.catch_up = name, catch_up
+    gateway.stale = lambda: [replica.keys.table for replica in replicas if replica.state is not State.LIVE]
 
     def unready() -> list[str]:
         if is_draining:
@@ -89,12 +111,15 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                 "internal": f"{settings.bind}:{settings.internal_port}",
             },
             "leader": False,
+            "ready": not unready(),
             "sessions": gateway.sessions,
             "draining": is_draining,
             "tables": replicas.report(),
         }
 
-    # 3. The ports, the registry.
+    # 3. The ports, the registry, the other nodes.
+    rebuild = asyncio.Event()
+    balance = Balance(redis, keys, boot, gateway, settings, rebuild.set)
     announcer = Announcer(redis, keys, boot, describe)
     internal = listen(
         Application([*health_routes(Health(unready, describe)), *metrics_routes(metrics)]),
@@ -120,13 +145,20 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             tasks.start(auth.run(), name="keys of tokens")
             tasks.start(announcer.run(), name="registry")
             tasks.start(gateway.watch(), name="watch over the viewers")
-            await stop.wait()
+            tasks.start(quarantine.watch(is_proven), name="quarantine")
+            tasks.start(balance.run(lambda: not unready()), name="balance")
+            await or_stop(first_of(gateway.is_stuck, rebuild), stop)
 
             # 4. Drain: no new viewers, and those who are here are handed over.
             log.info("draining %d sessions", gateway.sessions)
             is_draining = True
             await gateway.drain(settings.drain_seconds)
+            if gateway.is_stuck.is_set():
+                log.critical("the engine has been at work on one view for %g s: starting afresh", settings.stuck_seconds)
+                os.abort()  # nothing else ends that work; the guard tells the fleet whose fault it was
         await announcer.leave()
+        if rebuild.is_set() and not stop.is_set():
+            raise StartAfresh
     finally:
         public.stop()
         internal.stop()

@@ -31,10 +31,29 @@ class NodeSettings(CommonSettings):
     max_expressions: int = setting(50, "Most expressions that one view may have", low=0)
     max_expression_length: int = setting(4000, "Most characters of an expression", low=1)
     allow_loops: bool = setting(False, "Expressions may have loops and vectors, which take as long as their author likes")
+    creation_seconds: float = setting(
+        30.0,
+        "How long the engine may be at work on a new view before it is quarantined and its viewers are closed (s)",
+        low=0.1,
+    )
+    stuck_seconds: float = setting(
+        300.0, "How long it may be at work on any view before the node hands its viewers over and starts afresh (s)", low=1
+    )
+    catchup_ms: float = setting(
+        2000.0, "How long a viewer who comes from another node waits until this one has come as far (ms)", low=0, high=60_000
+    )
     edit_seconds: float = setting(
         10.0, "How long an edit may take to be seen before its viewer is told that it may be lost (s)", low=1
     )
     max_sessions: int = setting(10_000, "Most viewers at a time; more get a 503 and may find another node", low=1)
+    shed_ratio: float = setting(
+        1.5,
+        "With so many times the mean of all nodes' viewers, a node lets some go whose link finds another one; 0: never",
+        low=0,
+    )
+    rebuild_bytes: int = setting(
+        0, "With so much memory, a node hands its viewers over and starts afresh, one node at a time; 0: never", low=0
+    )
     max_answer_bytes: int = setting(256 << 20, "Bytes of the largest answer that a viewer may get", low=1 << 16)
     cache_bytes: int = setting(64 << 20, "Bytes of answers that are kept for others who ask the same", low=0)
     cache_max_answer_bytes: int = setting(1 << 20, "Bytes of the largest answer that is kept", low=0)

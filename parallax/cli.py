@@ -5,7 +5,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 
-from parallax.commands import fleet, publish, tables
+from parallax.commands import fleet, publish, quarantine, tables
 from parallax.errors import ConfigurationError, ParallaxError
 from parallax.redis_url import place
 from parallax.settings import load_where
@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     add("status", "show coordinators, tables and every node's position, lag, digest and sessions", fleet.status)
     add("verify", "make every replica compute its digest at one position, and compare them", fleet.verify_all)
+    quarantine.add_arguments(
+        add("quarantine", "show, and release, what ended processes of the fleet", quarantine.quarantine)
+    )
     tables.add_arguments(add("tables", "list, show, create, alter and drop tables"), _add_common)
     publish.add_publish_arguments(add("publish", "publish a file's rows, or what comes down a pipe", publish.publish))
     publish.add_host_arguments(add("host", "create a table that fits a file, and fill it", publish.host))

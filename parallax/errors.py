@@ -74,3 +74,7 @@ class Forked(ParallaxError):
 
 class SteppedDown(ParallaxError):
     """The right to append was lost, or was never there."""
+
+
+class StartAfresh(ParallaxError):
+    """A service has ended well, and wants to be started again."""

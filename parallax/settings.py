@@ -27,7 +27,7 @@ class CommonSettings:
 
     redis_url: str = setting(
         "redis://127.0.0.1:6379/0",
-        "Where Redis is: redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// (see Redis below)",
+        "Where Redis is: redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// (see above)",
         is_secret=True,
     )
     redis_username: str = setting("", "The user in Redis, unless the URL names one", is_secret=True)
@@ -42,6 +42,10 @@ class CommonSettings:
     node_id: str = setting("", "This process's name in the fleet; made from the host's name if empty")
     log_level: str = setting("info", "debug, info, warning or error")
     log_format: str = setting("text", "text for people, json for machines")
+    guard: bool = setting(True, "Run as the child of a small process that tells the fleet what ended it (Linux)")
+    quarantine_seconds: float = setting(
+        3600.0, "How long it is remembered that a view, or a table's rows, ended a process (s)", low=1
+    )
 
     def redis(self, url: str | None = None) -> str:
         """Return a Redis URL, ours unless another is given, with what the other settings say of Redis and it does not."""

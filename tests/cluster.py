@@ -34,8 +34,9 @@ SETTINGS = {
     "LEASE_TTL_SECONDS": "1.5",
     "CANDIDATE_SECONDS": "0.2",
     "LOG_LEVEL": "info",
+    "GUARD": "false",
 }
-"""Settings of every process unless a test says otherwise: a fleet that reacts quickly."""
+"""Settings of every process unless a test says otherwise: a fleet that reacts quickly, whose process ids are the services' own."""
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Cluster:
     front: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     store: Store | None = None  # where Redis is, if not a single plain server
+    node_command: Sequence[str] = tuple(python_module("node"))
     server: Any = field(init=False)  # a RedisServer, or that store
     redis: Any = field(init=False)  # a redis.asyncio.Redis, whose annotations know too many types
     ports: dict[str, int] = field(init=False, default_factory=dict)
@@ -110,7 +112,8 @@ class Cluster:
             "TABLES": str(self._tables_file) if kind == "coordinator" else "",
         }
         env = {f"PARALLAX_{key}": value for key, value in (SETTINGS | dict(self.settings) | own).items()}
-        process = Process(name, python_module(kind), self.directory, env | {"PYTHONPATH": str(ROOT)})
+        command = self.node_command if kind == "node" else python_module(kind)
+        process = Process(name, command, self.directory, env | {"PYTHONPATH": str(ROOT)})
         self.processes[name] = process
         process.start()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.client import ClientProtocol
@@ -44,6 +45,8 @@ class SocketViewer:
         self.response: Response | None = None
         self.messages: list[Envelope] = []
         """Whole messages that nobody has taken yet."""
+        self.texts: list[dict[str, Any]] = []
+        """What was said to the link."""
         self.fragments: list[int] = []
         """The sizes of the frames of the message that came last."""
         self.pings = 0
@@ -90,6 +93,26 @@ class SocketViewer:
         self._protocol.send_binary(Envelope(msg_id, entity, number, body).encode())
         await self._send_out()
 
+    async def say(self, message: str) -> None:
+        """Send a text message, as a link does."""
+        self._protocol.send_text(message.encode())
+        await self._send_out()
+
+    async def hear(self, key: str) -> Any:
+        """Wait until something was said to the link under that key, and return the first of it."""
+        async with asyncio.timeout(ANSWER_SECONDS * PATIENCE):
+            while True:
+                for number, text in enumerate(self.texts):
+                    if key in text:
+                        return self.texts.pop(number)[key]
+                assert not self.has_ended, f"closed with {self.close_code}"
+                await self._arrived.wait()
+
+    async def hello(self, **positions: str) -> Any:
+        """Say hello, as a link does, and return the answer."""
+        await self.say(json.dumps({"hello": {"positions": positions}}))
+        return await self.hear("hello")
+
     async def take(self, msg_id: int = 7) -> Envelope:
         """Wait until there is a message with that id, and return it."""
         async with asyncio.timeout(ANSWER_SECONDS * PATIENCE):
@@ -135,6 +158,8 @@ class SocketViewer:
             self.pings += 1
             if not self.answers_pings:
                 self._protocol.data_to_send()
+        elif frame.opcode is Opcode.TEXT:
+            self.texts.append(json.loads(frame.data))
         elif frame.opcode in (Opcode.BINARY, Opcode.CONT):
             self._parts.append(bytes(frame.data))
             self._sizes.append(len(frame.data))

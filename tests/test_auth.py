@@ -386,7 +386,7 @@ async def test_who_is_closed_is_told_nothing_more_and_makes_nothing_more(gateway
     """A viewer may go on to send until his side of the connection is closed, too."""
     viewer = Viewer(gateway.gateway, Access(patterns(["*"]), patterns([]), time.time()))
     assert (await viewer.ask(MAKE, make("v"), "flights"))[0].number == MAKE
-    gateway.gateway._sweep(viewer.session, lambda code, reason: viewer.closed.append((code, reason)), time.monotonic())
+    gateway.gateway._sweep(viewer.session, time.monotonic())
     assert viewer.closed == [(4401, "the token has expired")]
     assert await viewer.ask(TABLE_SIZE, b"", "flights") == []
     assert await viewer.ask(MAKE, make("w"), "flights") == []

@@ -460,16 +460,16 @@ async def test_who_still_takes_an_answer_in_is_neither_idle_nor_silent(node: Nod
     await a_view(viewer)
     viewer.blocked = asyncio.get_running_loop().create_future()
     await viewer.ask(COLUMNS, b"", "v")
-    close, now = node.gateway._sessions[viewer.session], time.monotonic()
+    now = time.monotonic()
     for after in (25, 50, 75):
-        node.gateway._sweep(viewer.session, close, now + after)
+        node.gateway._sweep(viewer.session, now + after)
     blocked, viewer.blocked = viewer.blocked, None
     blocked.set_result(None)
     await viewer.settled()
-    node.gateway._sweep(viewer.session, close, now + 90)
+    node.gateway._sweep(viewer.session, now + 90)
     assert viewer.closed == []
     viewer.session.alive_at = now + 106  # it answered a ping
-    node.gateway._sweep(viewer.session, close, now + 106)
+    node.gateway._sweep(viewer.session, now + 106)
     assert viewer.closed == [(4009, "nothing was asked for a long time")]
 
 

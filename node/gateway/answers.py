@@ -50,13 +50,16 @@ class Answers:
     older version than the last one that a session was notified of.
     """
 
-    def __init__(self, entity_id: str, budget: Budget, config: Any = None) -> None:
+    def __init__(self, entity_id: str, budget: Budget, config: Any = None, fingerprint: str = "") -> None:
         self.entity_id = entity_id
+        self.fingerprint = fingerprint
+        """A view's, by which the journal and the quarantine know it."""
         self.config = config
         """A view's, as it was asked for; None: it is a table."""
         self.flights: dict[Question, asyncio.Future[Answer]] = {}
         self._budget = budget
         self._version = -1
+        self._is_closed = False
         self._kept: dict[Question, Answer] = {}
         self._bytes = 0
 
@@ -70,7 +73,7 @@ class Answers:
     def keep(self, question: Question, answer: Answer, version: int) -> None:
         """Keep an answer, if it is small enough."""
         size = len(answer.body) + 200
-        if version < self._version or not self._budget.admits(size):
+        if self._is_closed or version < self._version or not self._budget.admits(size):
             return
         if version > self._version:
             self.clear()
@@ -86,3 +89,8 @@ class Answers:
             self._kept.clear()
             self._budget.gave(self, self._bytes)
             self._bytes = 0
+
+    def close(self) -> None:
+        """Forget all answers, and keep none that still comes: nobody will ask again."""
+        self._is_closed = True
+        self.clear()

@@ -19,4 +19,6 @@ class Counts:
     auth_refusals: Counter[str] = field(default_factory=Counter)  # connections without a good token, by reason
     full_refusals: int = 0  # connections that were refused because the node was full
     throttled: int = 0  # requests after which the viewer's next one had to wait, so fast they came
+    shed: int = 0  # viewers that were let go to other nodes
+    overdue: int = 0  # views that took longer than they may
     refused: int = 0  # requests answered by an error of the gateway

@@ -5,7 +5,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from node.auth import EVERYTHING, Access
 from node.gateway.answers import Budget
@@ -13,10 +13,14 @@ from node.gateway.counts import Counts
 from node.gateway.edits import Publish
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Outbox, Write
+from node.gateway.quarantine import Quarantine
 from node.gateway.session import Session
+from node.gateway.shared_view import State
 from node.gateway.wire import Refused
 from node.settings import NodeSettings
+from parallax.quarantine import Suspect
 from parallax.replica.engine import MOST_VIEWS, EngineTable
+from parallax.replication.position import Position
 from parallax.replication.record import Op
 from parallax.tasks import Tasks
 
@@ -29,6 +33,8 @@ LEAVING, SLOW, IDLE, SILENT, EXPIRED = 1012, 4008, 4009, 4010, 4401
 Close = Callable[[int, str], None]
 """End a viewer's connection with a code and a reason."""
 
+CatchUp = Callable[[str, Position, float], Awaitable[bool]]
+
 
 class Gateway:
     """All sessions of one node."""
@@ -38,14 +44,24 @@ class Gateway:
         settings: NodeSettings,
         observe: Callable[[int, float], None] = lambda number, started: None,
         publish: Publish | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.settings = settings
+        self.quarantine = Quarantine() if quarantine is None else quarantine
         self.publish = publish or _nowhere
+        self.name = ""
+        """The node's, as it is told to links."""
+        self.catch_up: CatchUp = _as_it_is
+        """Waits until a table shows what was at a position, at most so many seconds; says whether it does."""
+        self.stale: Callable[[], Iterable[str]] = list
+        """Returns the tables whose log is out of reach."""
         self.observe = observe
         """Called with the number of each request that was answered, and time.monotonic() when it came."""
         self.counts = Counts()
         self.budget = Budget(limit=settings.cache_bytes, largest=settings.cache_max_answer_bytes)
         self.is_draining = False
+        self.is_stuck = asyncio.Event()
+        """Set when the engine has been at work on a view for so long that this node had better be started afresh."""
         self.tasks = Tasks()
         self._hosted: dict[str, Hosted] = {}
         self._sessions: dict[Session, Close] = {}
@@ -92,7 +108,9 @@ class Gateway:
         known = self._hosted.get(name)
         if known is not None and known.table is table and known.generation == table.generation:
             return
-        self._hosted[name] = Hosted(table, self._numbers, self.settings, self.budget, self.counts, self.tasks)
+        self._hosted[name] = Hosted(
+            table, self._numbers, self.settings, self.budget, self.counts, self.quarantine, self.tasks
+        )
         if known is not None:
             known.close()
             for session in list(self._sessions):
@@ -113,6 +131,18 @@ class Gateway:
         for session in list(self._sessions):
             if session.access.may_read(name):
                 session.hosted_tables_changed()
+
+    def lives_beyond(self, suspect: Suspect, applied: str) -> bool:
+        """Say whether a view is alive here, its table at `applied`, that was made before the position of another one's end."""
+        hosted = self._hosted.get(suspect.table)
+        if hosted is None or not hosted.table.is_visible or not suspect.position:
+            return False
+        then, now = Position.parse(suspect.position), Position.parse(applied)
+        for view in hosted.views:
+            if view.fingerprint == suspect.name and view.born and view.state is not State.CREATING:
+                born = Position.parse(view.born)
+                return born.term == then.term == now.term and born < then <= now
+        return False
 
     async def is_current(self, name: str, seconds: float) -> bool:
         """Wait until the table of that name is hosted in its present shape; say whether it is within `seconds`."""
@@ -155,13 +185,17 @@ class Gateway:
         """Forget a session that has ended."""
         self._sessions.pop(session, None)
 
-    def _close_slow(self, session: Session) -> None:
+    def end(self, session: Session, code: int, reason: str) -> None:
+        """Close a viewer's connection with a code and a reason."""
         close = self._sessions.get(session)
         if close is not None:
-            log.info("closing a slow viewer: %d bytes wait", session.outbox.waiting_bytes)
-            self.counts.slow_closes += 1
             session.close()
-            close(SLOW, "too slow")
+            close(code, reason)
+
+    def _close_slow(self, session: Session) -> None:
+        log.info("closing a slow viewer: %d bytes wait", session.outbox.waiting_bytes)
+        self.counts.slow_closes += 1
+        self.end(session, SLOW, "too slow")
 
     async def watch(self) -> None:
         """Close viewers whose token expired, or that accept nothing, answer no ping, or neither ask nor listen, until cancelled."""
@@ -173,14 +207,16 @@ class Gateway:
                 for session in self._sessions:
                     session.alive_at = session.outbox.progress_at = now
             before = now
-            for session, close in list(self._sessions.items()):
-                self._sweep(session, close, now)
+            for session in list(self._sessions):
+                session.link.tell_stale()
+                self._sweep(session, now)
+            if any(hosted.give_up(now) > self.settings.stuck_seconds for hosted in self.hosted):
+                self.is_stuck.set()
 
-    def _sweep(self, session: Session, close: Close, now: float) -> None:
+    def _sweep(self, session: Session, now: float) -> None:
         if time.time() >= session.access.expires_at:
             self.counts.expired_closes += 1
-            session.close()
-            close(EXPIRED, "the token has expired")
+            self.end(session, EXPIRED, "the token has expired")
         elif session.outbox.waiting_bytes and now - session.outbox.progress_at > self.settings.stall_seconds:
             self._close_slow(session)
         elif session.outbox.waiting_bytes or not session.may_ask:
@@ -188,12 +224,17 @@ class Gateway:
             session.heard_at = session.alive_at = now
         elif now - session.alive_at > 2 * self.settings.ping_seconds:
             self.counts.silent_closes += 1
-            session.close()
-            close(SILENT, "no answer to a ping")
+            self.end(session, SILENT, "no answer to a ping")
         elif now - session.heard_at > self.settings.idle_seconds and not session.subscriptions:
             self.counts.idle_closes += 1
-            session.close()
-            close(IDLE, "nothing was asked for a long time")
+            self.end(session, IDLE, "nothing was asked for a long time")
+
+    def shed(self, count: int) -> None:
+        """Let some viewers go to another node: only those whose link will find one at once."""
+        links = [session for session in self._sessions if session.link.is_there]
+        for session in random.sample(links, min(count, len(links))):
+            self.counts.shed += 1
+            self.end(session, LEAVING, "another node has fewer viewers; connect again")
 
     async def drain(self, seconds: float) -> None:
         """Take no new viewers, and hand over those who are here, in small lots over `seconds`."""
@@ -214,6 +255,10 @@ class Gateway:
         for hosted in self._hosted.values():
             hosted.close()
         await self.tasks.close()
+
+
+async def _as_it_is(table: str, position: Position, seconds: float) -> bool:
+    return True
 
 
 async def _nowhere(table: str, op: Op, format: str, data: bytes) -> None:

@@ -13,13 +13,14 @@ from tornado.websocket import WebSocketHandler
 
 from node.auth import EVERYTHING, Auth, Unauthorized
 from node.gateway.gateway import Gateway
-from node.gateway.outbox import LOT_BYTES, Frame
+from node.gateway.link import NotALink
+from node.gateway.outbox import BINARY, LOT_BYTES, Frame
 from node.gateway.pace import Pace
 from node.gateway.session import Session
 from node.settings import NodeSettings
 
 UNSUPPORTED = 1003
-FINAL, BINARY, CONTINUATION = 0x80, 0x2, 0x0
+FINAL, CONTINUATION = 0x80, 0x0
 """Of a websocket frame's first byte, RFC 6455, section 5.2."""
 UNSENT_BYTES = 1 << 17
 """What the kernel holds unsent for one viewer: the less, the newer is what a slow viewer gets."""
@@ -82,14 +83,24 @@ class ViewerHandler(WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         """Handle a frame; the next is read when the viewer may ask for more."""
-        if not isinstance(message, bytes):
-            self.close(UNSUPPORTED, "only binary messages")
-        elif self.session is not None:
-            self.session.receive(message)
-            wait = self._pace.wait(self.session.heard_at)
-            if wait or not self.session.may_ask:
-                return self._rest(self.session, wait)
+        if self.session is None:
+            return None
+        if isinstance(message, str):
+            return self._hear(self.session, message)
+        self.session.receive(message)
+        wait = self._pace.wait(self.session.heard_at)
+        if wait or not self.session.may_ask:
+            return self._rest(self.session, wait)
         return None
+
+    async def _hear(self, session: Session, message: str) -> None:
+        session.heard_at = session.alive_at = time.monotonic()
+        try:
+            await session.link.hear(message)
+        except NotALink:
+            self.close(UNSUPPORTED, "only binary messages, and those of a link")
+        else:
+            await self._rest(session, self._pace.wait(time.monotonic()))
 
     async def _rest(self, session: Session, wait: float) -> None:
         if wait:
@@ -118,10 +129,10 @@ class ViewerHandler(WebSocketHandler):
             return self.gateway.tasks.start(self._write_large(frames[0]), name="a large answer")
         parts: list[bytes] = []
         size = 0
-        for first, second in frames:
+        for first, second, kind in frames:
             length = len(first) + len(second)
             size += length
-            parts += (_header(FINAL | BINARY, length), first, second)
+            parts += (_header(FINAL | kind, length), first, second)
         try:
             written = self._stream.write(b"".join(parts))
         except StreamClosedError:

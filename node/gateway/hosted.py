@@ -7,15 +7,19 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from node.gateway import expressions, messages, safety
+from node.gateway import configs, messages, safety
 from node.gateway.answers import Answer, Answers, Budget
 from node.gateway.counts import Counts
+from node.gateway.interned import Interned
+from node.gateway.quarantine import Overdue, Quarantine
 from node.gateway.requests import TO_COLUMNS, canonical
 from node.gateway.shared_view import ONLY_PLAIN, PLAIN, REMOVED, ROWS, Kinds, SharedView, State
 from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 from node.settings import NodeSettings
+from parallax.quarantine import fingerprint
 from parallax.replica.engine import EngineTable, Listener, StaleGeneration
 from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
@@ -35,6 +39,7 @@ class Hosted:
         settings: NodeSettings,
         budget: Budget,
         counts: Counts,
+        quarantine: Quarantine,
         tasks: Tasks,
     ) -> None:
         self.table = table
@@ -48,9 +53,14 @@ class Hosted:
         self._shared: dict[Any, SharedView] = {}  # by key: those that others may join, none of them DELETING
         self._heard_by: dict[int, tuple[SharedView, str]] = {}  # by our message id: engine subscriptions
         self._numbers = numbers
-        self._settings = settings
+        self.interned = Interned()
+        self.settings = settings
         self._budget = budget
         self._counts = counts
+        self._quarantine = quarantine
+        self._unproven: dict[
+            str, set[asyncio.Future[Any]]
+        ] = {}  # by fingerprint: who waits to hear that the engine survived
         self._tasks = tasks
         self._listener = Listener(self._heard, self._heard_by.clear)
         table.add_listener(self._listener)
@@ -59,9 +69,9 @@ class Hosted:
         """Listen no more. Sessions still delete what they hold, as far as it is there."""
         self.table.remove_listener(self._listener)
         self._heard_by.clear()
-        self.answers.clear()
+        self.answers.close()
         for view in self.views:
-            view.answers.clear()
+            view.answers.close()
 
     @property
     def spec(self) -> TableSpec:
@@ -91,7 +101,7 @@ class Hosted:
         msg_id = next(self._numbers)
         request = Envelope(msg_id, answers.entity_id, number, body).encode()
         self._counts.computed += 1
-        said = self.table.request_at_once(request, self.generation)
+        said = self.table.request_at_once(request, self.generation, answers.fingerprint)
         return self._keep(answers, (number, body), msg_id, said.frames, said.version)
 
     async def read(self, answers: Answers, number: int, body: bytes, *, is_cheap: bool = False) -> Answer:
@@ -118,13 +128,18 @@ class Hosted:
     ) -> None:
         msg_id = next(self._numbers)
         request = Envelope(msg_id, answers.entity_id, number, body).encode()
+        name = fingerprint(self.name, body) if number == DESCRIBE else answers.fingerprint
         self._counts.computed += 1
         try:
-            said = await self.table.request([request], self.generation, is_quick=is_cheap)
-            flight.set_result(self._keep(answers, (number, body), msg_id, said.frames, said.version))
+            with self._proving(name if number == DESCRIBE else "", flight):
+                if number == DESCRIBE:
+                    await self._quarantine.check(name)
+                said = await self.table.request([request], self.generation, fingerprint=name, is_quick=is_cheap)
+            answer = self._keep(answers, (number, body), msg_id, said.frames, said.version)
+            if not flight.done():
+                flight.set_result(answer)
         except Exception as error:  # noqa: BLE001 - raised again where it is waited for, if it still is
-            flight.set_exception(error)
-            flight.exception()
+            _fail(flight, error)
         finally:
             answers.flights.pop((number, body), None)
             flight.cancel()
@@ -134,7 +149,7 @@ class Hosted:
     ) -> Answer:
         answer = self._take(msg_id, frames)
         if answer.number != SERVER_ERROR:
-            if len(answer.body) > self._settings.max_answer_bytes:
+            if len(answer.body) > self.settings.max_answer_bytes:
                 raise Refused(
                     f"the answer has {len(answer.body)} bytes, more than PARALLAX_MAX_ANSWER_BYTES; ask for fewer rows or columns"
                 )
@@ -161,7 +176,8 @@ class Hosted:
             StaleGeneration: as above.
         """
         msg_id = next(self._numbers)
-        said = await self.table.request([Envelope(msg_id, view.engine_id, number, body).encode()], self.generation)
+        request = Envelope(msg_id, view.engine_id, number, body).encode()
+        said = await self.table.request([request], self.generation, fingerprint=view.fingerprint)
         view.answers.clear()
         return self._take(msg_id, said.frames)
 
@@ -180,69 +196,6 @@ class Hosted:
         found: list[Any] = json.loads(messages.parse("Text", answer.body).text)["__ROW_PATH__"]
         return found
 
-    async def describe(self, config: Any) -> Any:
-        """Return what the engine says of a view's configuration: a `Description`.
-
-        Raises:
-            StaleGeneration: as above.
-            Refused: it says nothing of it.
-        """
-        limits = self._settings
-        expressions.check(
-            config.expressions,
-            most=limits.max_expressions,
-            longest=limits.max_expression_length,
-            allow_loops=limits.allow_loops,
-        )
-        message = messages.new("Describe")
-        message.config.CopyFrom(config)
-        answer = await self.read(self.answers, DESCRIBE, messages.encode(message))
-        if answer.number == SERVER_ERROR:
-            raise Refused("the engine cannot read this configuration")
-        return messages.parse("Description", answer.body)
-
-    async def describe_safely(self, config: Any) -> Any:
-        """Return what the engine says of a configuration; what it would not survive is said in the same way."""
-        found = await self.describe(safety.only_expressions(config.expressions))
-        if found.expression_errors:
-            return found
-        try:
-            safety.check_config(config, self.spec, found.expression_schema)
-        except Refused as refused:
-            found.config_error = str(refused)
-            return found
-        return await self.describe(config)
-
-    async def validate(self, expressions: Any) -> Any:
-        """Return what clients up to 5.5 want to know of expressions: `ValidatedExpressions`."""
-        found = await self.describe(safety.only_expressions(expressions))
-        if found.config_error:
-            raise Refused(found.config_error)
-        validated = messages.new("ValidatedExpressions")
-        validated.expression_alias.update(expressions)
-        validated.expression_schema.update(found.expression_schema)
-        for name, problem in found.expression_errors.items():
-            validated.errors[name].CopyFrom(problem)
-        return validated
-
-    async def check(self, config: Any) -> None:
-        """Check a view's configuration, and complete it, as `safety.check_config` does.
-
-        Raises:
-            StaleGeneration: as above.
-            Refused: the engine would not survive it, or an expression is wrong.
-        """
-        made = await self._expression_types(config)
-        safety.check_config(config, self.spec, made)
-
-    async def _expression_types(self, config: Any) -> Any:
-        if not config.expressions:
-            return {}
-        found = await self.describe(safety.only_expressions(config.expressions))
-        for name, problem in found.expression_errors.items():
-            raise Refused(f"expression {name!r}: {problem.error_message}")
-        return found.expression_schema
-
     # Views -----------------------------------------------------------------------------------------------------------
 
     async def acquire(self, config: Any, *, hears: Kinds = ONLY_PLAIN, is_private: bool = False) -> SharedView:
@@ -260,7 +213,8 @@ class Hosted:
         key = None if is_private else (hears, messages.encode(config))
         view = None if key is None else self._shared.get(key)
         if view is None:
-            view = SharedView(key, config, f"view-{next(self._numbers)}", self._budget, hears)
+            name = fingerprint(self.name, messages.encode(config))
+            view = SharedView(key, config, f"view-{next(self._numbers)}", name, self._budget, hears)
             self.views.add(view)
             if key is not None:
                 self._shared[key] = view
@@ -285,7 +239,7 @@ class Hosted:
             self.delete(view)
         else:
             view.state = State.LINGERING
-            view.timer = asyncio.get_running_loop().call_later(self._settings.linger_seconds, self.delete, view)
+            view.timer = asyncio.get_running_loop().call_later(self.settings.linger_seconds, self.delete, view)
 
     def lingering(self) -> list[SharedView]:
         """Return the views that nobody looks at."""
@@ -305,24 +259,29 @@ class Hosted:
             del self._shared[view.key]
         for msg_id in [msg_id for msg_id, (heard_by, _) in self._heard_by.items() if heard_by is view]:
             del self._heard_by[msg_id]
-        view.answers.clear()
+        view.answers.close()
 
     async def _make(self, view: SharedView) -> None:
         message = messages.new("MakeView")
         message.view_id = view.engine_id
         msg_id = next(self._numbers)
         try:
-            types = safety.column_types(self.spec, await self._expression_types(view.config))
+            types = safety.column_types(self.spec, await configs.expression_types(self, view.config))
             message.config.CopyFrom(safety.for_engine(view.config, types))
             requests = [Envelope(msg_id, self.name, MAKE_VIEW, messages.encode(message)).encode()]
             requests += self._subscriptions(view, view.hears)
-            said = await self.table.request(requests, self.generation, opens=view.engine_id)
+            with self._proving(view.fingerprint, view.made):
+                await self._quarantine.check(view.fingerprint)
+                said = await self.table.request(
+                    requests, self.generation, opens=view.engine_id, fingerprint=view.fingerprint
+                )
+            view.born = self.table.work.position
             answer = self._take(msg_id, said.frames)
             if answer.number == SERVER_ERROR:
                 raise Refused(messages.parse("Error", answer.body).message)
         except Exception as error:  # noqa: BLE001 - raised again for all who wait, if there still is one
-            view.made.set_exception(error)
-            view.made.exception()
+            _fail(view.made, error)
+        if view.made.done():  # with an error, and perhaps before the engine was done
             self.delete(view)  # it is not there, but the engine's facade has its id
             return
         view.state = State.LIVE
@@ -331,10 +290,41 @@ class Hosted:
             view.references = 1
             self.release(view)
 
+    @contextmanager
+    def _proving(self, name: str, waiting: "asyncio.Future[Any]") -> Iterator[None]:
+        """Let `give_up` find who waits for the engine to be done with a view."""
+        self._unproven.setdefault(name, set()).add(waiting)
+        try:
+            yield
+        finally:
+            self._unproven[name].discard(waiting)
+            if not self._unproven[name]:
+                del self._unproven[name]
+
+    def give_up(self, now: float) -> float:
+        """Fail those who wait for a view that takes the engine too long, and quarantine it.
+
+        Return for how long the engine has been at work on any view (s).
+        """
+        if self.table.work.view is None:
+            return 0.0
+        name, since = self.table.work.view
+        limit = self.settings.creation_seconds
+        waiting = self._unproven.get(name, set())
+        if now - since > limit and any(not future.done() for future in waiting):
+            log.error("a view of table %s takes more than %g s: it is quarantined as %s", self.name, limit, name)
+            self._counts.overdue += 1
+            for future in waiting:
+                _fail(
+                    future, Overdue(f"the view takes longer than {limit:g} s (PARALLAX_CREATION_SECONDS); it is quarantined")
+                )
+            self._tasks.start(self._quarantine.condemn(name, self.name), name="quarantine")
+        return now - since
+
     async def _delete(self, view: SharedView) -> None:
         request = Envelope(next(self._numbers), view.engine_id, VIEW_DELETE, b"").encode()
         try:
-            await self.table.request([request], self.generation, closes=view.engine_id)
+            await self.table.request([request], self.generation, closes=view.engine_id, fingerprint=view.fingerprint)
         except StaleGeneration:
             log.debug("view %s went with its table", view.engine_id)
         finally:
@@ -382,3 +372,10 @@ class Hosted:
                     view.hear(kind, envelope.body)
                     if kind == ROWS:
                         view.hear(PLAIN, b"")
+
+
+def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
+    """Tell those who wait, of whom there may be none, what went wrong, unless they were told."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()

@@ -137,9 +137,9 @@ class UnknownFields(Exception):
     """A message with fields that this program does not know: what they would mean cannot be told."""
 
 
-def new(name: str) -> Any:
-    """Return an empty message."""
-    return _classes()[name]()
+def new(name: str, **fields: Any) -> Any:
+    """Return a message with some fields."""
+    return _classes()[name](**fields)
 
 
 def parse(name: str, body: bytes) -> Any:

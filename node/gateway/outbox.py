@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 from node.gateway.counts import Counts
 
+TEXT, BINARY = 0x1, 0x2
+"""Kinds of messages, as the first byte of a websocket's frame says them."""
 LOT_BYTES = 1 << 18
 """So much is handed to the socket at once; what comes after it can still be merged."""
 LOW_WATER_BYTES = 1 << 20
@@ -19,6 +21,7 @@ class Frame(NamedTuple):
 
     head: bytes
     body: bytes
+    kind: int = BINARY
 
 
 class Notice(Protocol):

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from node.gateway import messages, wire
 from node.gateway.wire import Refused
-from parallax.replica.engine import features
+from parallax.replica.features import features
 from parallax.replica.filling import MOST_SLOTS
 from parallax.replication.spec import TableSpec
 

@@ -9,10 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node.auth import Access
-from node.gateway import edits, messages, safety
+from node.gateway import configs, edits, messages, safety
 from node.gateway.answers import Answer
+from node.gateway.deletions import OF_TABLE, OF_VIEW, Deletions
 from node.gateway.hosted import Hosted
+from node.gateway.link import Link
 from node.gateway.outbox import Frame, Outbox
+from node.gateway.quarantine import OVERDUE, Overdue
 from node.gateway.requests import (
     CHANGE_STATE,
     COLUMN_PATHS,
@@ -70,6 +73,7 @@ class Session:
         """Tables that it does not let the viewer read are not there for him."""
         self.heard_at = self.alive_at = time.monotonic()
         """When the viewer last asked for something; when it last gave a sign of life, or could not give one."""
+        self.link = Link(gateway, outbox, access)
         self._gateway = gateway
         self._views = Views(gateway, outbox)
         self._chains: dict[tuple[bool, str], deque[Callable[[], Any]]] = {}  # what waits, by (of a table?, entity)
@@ -78,7 +82,7 @@ class Session:
         self._has_turn = asyncio.Event()  # cleared while more than MOST_WAITING requests wait
         self._has_turn.set()
         self._large = asyncio.Lock()  # one answer of any size at a time: they would not fit into the outbox together
-        self._on_delete: dict[int, tuple[int, str]] = {}  # the client's msg_id -> (kind, entity)
+        self._deletions = Deletions(outbox, gateway.settings.max_views)
         self._hosted_subscriptions: set[int] = set()
         self._is_closed = False
 
@@ -90,7 +94,7 @@ class Session:
     @property
     def subscriptions(self) -> int:
         """How many subscriptions the viewer has."""
-        return self._views.subscriptions + len(self._on_delete) + len(self._hosted_subscriptions)
+        return self._views.subscriptions + len(self._deletions) + len(self._hosted_subscriptions)
 
     @property
     def may_ask(self) -> bool:
@@ -190,6 +194,8 @@ class Session:
                 text = "the request could not be handled"
         self._gateway.counts.refused += 1
         self._send(error(request.msg_id, request.entity_id, text, status))
+        if isinstance(wrong, Overdue):
+            asyncio.get_running_loop().call_soon(self._gateway.end, self, OVERDUE, "a view takes too long")  # said before
 
     # Requests that need not wait -------------------------------------------------------------------------------------
 
@@ -206,14 +212,14 @@ class Session:
             )
             if answer is None:
                 return False
-            self._pass_on(request, answer)
+            self._pass_on(request, view.hosted, answer)
         elif number in (TABLE_SCHEMA, TABLE_SIZE):
             hosted = self._table(request)
             body = canonical("Empty", request.body)
             table_answer = hosted.read_at_once(hosted.answers, number, body, is_cheap=True)
             if table_answer is None:
                 return False
-            self._pass_on(request, table_answer)
+            self._pass_on(request, hosted, table_answer)
         elif number == FEATURES:
             self._reply(request, messages.encode(safety.offered()))
         elif number == HOSTED:
@@ -227,9 +233,10 @@ class Session:
             self._table(request)
             self._reply(request, PORT)  # a port of the engine would leak; this number stands on no notification
         elif number in ON_DELETE:
-            self._watch_deletion(request)
+            (self._table if request.number == OF_TABLE else self._view)(request)
+            self._deletions.watch(request)
         elif number in ENDS_ON_DELETE:
-            self._on_delete.pop(messages.parse("Id", request.body).id, None)
+            self._deletions.forget(messages.parse("Id", request.body).id)
             self._reply(request, b"")
         elif number in UNSUBSCRIBE:
             self._unsubscribe(request)
@@ -257,11 +264,6 @@ class Session:
                 info.limit = spec.limit
         self._reply(request, messages.encode(answer))
 
-    def _watch_deletion(self, request: Envelope) -> None:
-        (self._table if request.number == 29 else self._view)(request)
-        bound_subscriptions(len(self._on_delete), self._gateway.settings.max_views)
-        self._on_delete[request.msg_id] = (request.number, request.entity_id)
-
     def _unsubscribe(self, request: Envelope) -> None:
         self._views.unsubscribe(self._view(request), messages.parse("Id", request.body).id)
         self._reply(request, b"")
@@ -272,13 +274,12 @@ class Session:
         number = request.number
         if number == MAKE_VIEW:
             await self._views.make(self._table(request), message.view_id, message.config)
-            made = messages.new("MadeView")
-            made.view_id = message.view_id
-            self._reply(request, messages.encode(made))
+            self._reply(request, messages.encode(messages.new("MadeView", view_id=message.view_id)))
         elif number in CHANGE_STATE:
             parsed = messages.parse(VIEW_READS[number], request.body)
             safety.cut_numbers(parsed)
-            self._pass_on(request, await self._views.change_state(self._view(request), number, messages.encode(parsed)))
+            view = self._view(request)
+            self._pass_on(request, view.hosted, await self._views.change_state(view, number, messages.encode(parsed)))
         elif number in VIEW_READS:
             view = self._view(request)
             body = canonical(VIEW_READS[number], request.body)
@@ -286,7 +287,8 @@ class Session:
                 # Hundreds of viewers ask after each poll: for all of them to change threads would cost more than the answers.
                 await view.hosted.table.freed()
                 if not self._at_once(request):
-                    self._pass_on(request, await view.hosted.read(view.shared.answers, number, body, is_cheap=True))
+                    answer = await view.hosted.read(view.shared.answers, number, body, is_cheap=True)
+                    self._pass_on(request, view.hosted, answer)
                 return
             parsed = messages.parse(VIEW_READS[number], body)
             if number == COLUMN_PATHS and parsed.HasField("start_col"):
@@ -295,17 +297,22 @@ class Session:
                     safety.cut_columns(parsed, messages.parse("Dimensions", dimensions.body).num_view_columns)
             async with self._large:
                 await self.outbox.room()
-                self._pass_on(request, await view.hosted.read(view.shared.answers, number, messages.encode(parsed)))
+                answer = await view.hosted.read(view.shared.answers, number, messages.encode(parsed))
+                self._pass_on(request, view.hosted, answer)
         elif number in TABLE_READS:
             await self._read_table(request)
         elif number in edits.EDITS:
-            await edits.publish(number, request.body, self._table(request).spec, self.access, self._gateway.publish)
+            hosted = self._table(request)
+            await edits.publish(number, request.body, hosted.spec, self.access, self._gateway.publish)
+            self.link.tell_position(hosted)
             self._reply(request, b"")
         elif number in SUBSCRIBE:
             message = messages.parse(SUBSCRIBE[number], request.body)
             kind = REMOVED if number == ON_REMOVE else ROWS if message.HasField("mode") else PLAIN
-            subscription = Subscription(self.outbox, request.msg_id, request.entity_id, number, kind)
-            await self._views.subscribe(self._view(request), request.msg_id, subscription)
+            view = self._view(request)
+            before = partial(self.link.tell_position, view.hosted)
+            subscription = Subscription(self.outbox, request.msg_id, request.entity_id, number, kind, before)
+            await self._views.subscribe(view, request.msg_id, subscription)
         elif number == VIEW_DELETE:
             self._view(request)
             self._end(request.entity_id)
@@ -317,11 +324,11 @@ class Session:
         hosted, number = self._table(request), request.number
         message = messages.parse(TABLE_READS[number], request.body)
         if number == DESCRIBE:
-            self._reply(request, messages.encode(await hosted.describe_safely(message.config)))
+            self._reply(request, messages.encode(await configs.describe_safely(hosted, message.config)))
         elif number == VALIDATE:  # of clients up to 5.5
-            self._reply(request, messages.encode(await hosted.validate(message.expressions)))
+            self._reply(request, messages.encode(await configs.validate(hosted, message.expressions)))
         else:
-            self._pass_on(request, await hosted.read(hosted.answers, number, messages.encode(message)))
+            self._pass_on(request, hosted, await hosted.read(hosted.answers, number, messages.encode(message)))
 
     # What happens to tables ------------------------------------------------------------------------------------------
 
@@ -332,7 +339,7 @@ class Session:
 
     def table_removed(self, name: str) -> None:
         """Tell the viewer that a table, and its views of it, are no more."""
-        self._tell_deleted(29, name)
+        self._deletions.tell(OF_TABLE, name)
         for client_id in self._views.of_table(name):
             self._end(client_id)
 
@@ -345,17 +352,11 @@ class Session:
         name = self._views.table_of(client_id)
         if not await self._views.make_again(client_id):
             self._end(client_id)
-            self._tell_deleted(29, name)
+            self._deletions.tell(OF_TABLE, name)
 
     def _end(self, client_id: str) -> None:
         if self._views.delete(client_id):
-            self._tell_deleted(34, client_id)
-
-    def _tell_deleted(self, kind: int, entity: str) -> None:
-        for msg_id, watched in list(self._on_delete.items()):
-            if watched == (kind, entity):
-                del self._on_delete[msg_id]
-                self._send(Envelope(msg_id, entity, kind, b""))
+            self._deletions.tell(OF_VIEW, client_id)
 
     async def _made_anew(self, request: Envelope) -> bool:
         """Wait for the table's next shape, under which a request can be tried again; say whether there is one."""
@@ -390,7 +391,8 @@ class Session:
     def _reply(self, request: Envelope, body: bytes) -> None:
         self._send(Envelope(request.msg_id, request.entity_id, request.number, body))
 
-    def _pass_on(self, request: Envelope, answer: Answer) -> None:
+    def _pass_on(self, request: Envelope, hosted: Hosted, answer: Answer) -> None:
+        self.link.tell_position(hosted)
         self.outbox.put(Frame(head(request.msg_id, request.entity_id, answer.number, len(answer.body)), answer.body))
 
     def _send(self, envelope: Envelope) -> None:

@@ -1,6 +1,7 @@
 """A view of the engine, and all who look at it."""
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -17,11 +18,14 @@ ONLY_PLAIN: Kinds = frozenset({PLAIN})
 class Subscription:
     """One viewer's wish to hear of a view, under the message id that it chose for ever."""
 
-    def __init__(self, outbox: Outbox, msg_id: int, entity_id: str, number: int, kind: str) -> None:
+    def __init__(
+        self, outbox: Outbox, msg_id: int, entity_id: str, number: int, kind: str, before_rows: Callable[[], None]
+    ) -> None:
         self.number = number
         self.kind = kind
         self.is_waiting = False
         self._outbox = outbox
+        self._before_rows = before_rows
         self._ids = (msg_id, entity_id)
         self.frame = Frame(head(msg_id, entity_id, number, 0), b"")
 
@@ -30,6 +34,7 @@ class Subscription:
         if self.kind == PLAIN:
             self._outbox.notify(self)
         else:
+            self._before_rows()
             self._outbox.put(Frame(head(*self._ids, self.number, len(body)), body), are_rows=True)
 
 
@@ -45,17 +50,20 @@ class State(StrEnum):
 class SharedView:
     """One view of the engine. `references` is how many views of sessions it stands for, those that wait for it included."""
 
-    def __init__(self, key: Any, config: Any, engine_id: str, budget: Budget, hears: Kinds) -> None:
+    def __init__(self, key: Any, config: Any, engine_id: str, fingerprint: str, budget: Budget, hears: Kinds) -> None:
         self.key = key
         """Under which others find it; None: it is private."""
         self.config = config
         self.engine_id = engine_id
+        self.fingerprint = fingerprint
+        self.born = ""
+        """Where the table was in its log when the view was made."""
         self.hears = hears
         self.state = State.CREATING
         self.references = 0
         self.made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
-        self.answers = Answers(engine_id, budget, config)
+        self.answers = Answers(engine_id, budget, config, fingerprint)
         self.listeners: dict[str, set[Subscription]] = {PLAIN: set(), ROWS: set(), REMOVED: set()}
 
     def hear(self, kind: str, body: bytes) -> None:

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from node.gateway import messages, safety
+from node.gateway import configs, messages, safety
 from node.gateway.answers import Answer
 from node.gateway.hosted import Hosted
 from node.gateway.outbox import Outbox
@@ -116,7 +116,7 @@ class Views:
             raise Refused(f"this session has {len(self._views)} views; more are not allowed (PARALLAX_MAX_VIEWS)")
         self._making += 1
         try:
-            await hosted.check(config)
+            await configs.check(hosted, config)
             self._views[client_id] = View(hosted, config, await self._acquire(hosted, config))
         finally:
             self._making -= 1
@@ -207,7 +207,7 @@ class Views:
         if hosted is None or any(subscription.kind != PLAIN for subscription in view.subscriptions.values()):
             return False
         try:
-            await hosted.check(view.config)
+            await configs.check(hosted, view.config)
             shared = await self._acquire_for(view, hosted)
         except (Refused, StaleGeneration) as wrong:
             log.debug("a view ends with the old shape of table %s: %s", hosted.name, wrong)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from parallax.errors import EngineRefused
 from parallax.replica import filling
+from parallax.replica.journal import Journal
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
@@ -63,8 +64,9 @@ class Listener:
 class Engine:
     """The engine of one process: the frame clock's setting, and the threads that the tables' lanes share."""
 
-    def __init__(self, *, frame_seconds: float, threads: int = 8) -> None:
+    def __init__(self, *, frame_seconds: float, threads: int = 8, journal: Journal | None = None) -> None:
         perspective.set_num_cpus(POOL_THREADS)
+        self.journal = Journal() if journal is None else journal
         self.frame_seconds = frame_seconds
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self.tasks = Tasks()
@@ -96,8 +98,7 @@ class Engine:
 class EngineTable:
     """One table: written by its replica, read by the gateway.
 
-    Every method that awaits takes its turn in the lane. One that is cancelled while it waits does nothing; one that is
-    cancelled while it runs is completed all the same.
+    Every method that awaits takes its turn in the lane. Cancelled while it waits, it does nothing; while it runs, it is completed.
     """
 
     def __init__(self, engine: Engine, name: str) -> None:
@@ -114,6 +115,7 @@ class EngineTable:
         """How long all polls took together."""
         self.busy_seconds = 0.0
         """How long the lane was at work, polls included."""
+        self.work = engine.journal.open(name)  # what the lane is at work on
         self._engine = engine
         self._lane = asyncio.Lock()
         self._freed = asyncio.Event()  # set, and replaced, when the lane is let go
@@ -126,7 +128,7 @@ class EngineTable:
         self._client = self._server.new_local_client()
         self._session = self._server.new_session(self._frames.append)
         self._table: Any = None
-        self._views: set[str] = set()  # by the ids that callers of `request` chose
+        self._views: dict[str, str] = {}  # by the ids that callers of `request` chose: fingerprints
         self._is_new = False  # no row was ever in it
         self._queued: Op | None = None  # what the queue ends with, None if all is polled
         self._polls = 0
@@ -204,13 +206,15 @@ class EngineTable:
         *,
         opens: str | None = None,
         closes: str | None = None,
+        fingerprint: str = "",
         is_quick: bool = False,
     ) -> Answers:
         """Hand encoded Requests, in one turn, to the engine's only session.
 
         All ids in it are the caller's: message ids unique among those that still may be answered, below `LAST_MSG_ID`, and
         view ids that are said in `opens` and `closes`, so that dropping the table can delete the views first. What other
-        subscriptions say on this occasion is among the answers. `is_quick`: see `request_at_once`.
+        subscriptions say on this occasion is among the answers. `fingerprint`: of the view's configuration, for the journal.
+        `is_quick`: see `request_at_once`.
 
         Raises:
             StaleGeneration: the table is no longer of that generation.
@@ -218,10 +222,12 @@ class EngineTable:
         if is_quick:
             async with self._lane:
                 try:
-                    return self.request_at_once(bodies[0], generation)
+                    return self.request_at_once(bodies[0], generation, fingerprint)
                 finally:
                     self._let_go()
-        answers: Answers = await self._in_lane(lambda: self._request(bodies, generation, opens, closes), is_request=True)
+        answers: Answers = await self._in_lane(
+            lambda: self._request(bodies, generation, opens, closes, fingerprint), is_request=True
+        )
         return answers
 
     @property
@@ -234,16 +240,17 @@ class EngineTable:
         if self._lane.locked():
             await self._freed.wait()
 
-    def request_at_once(self, body: bytes, generation: int) -> Answers:
+    def request_at_once(self, body: bytes, generation: int, fingerprint: str = "") -> Answers:
         """Do the same on the event loop, while nothing else is in the lane: for requests that take less than a change of threads.
 
         Raises:
             StaleGeneration: as above.
         """
         try:
-            return self._request([body], generation, None, None)
+            return self._request([body], generation, None, None, fingerprint)
         finally:
             self._frames.clear()
+            self.work.end()
 
     def add_listener(self, listener: Listener) -> None:
         """Tell `listener`, on the event loop, what subscriptions say and when the views are gone."""
@@ -293,9 +300,12 @@ class EngineTable:
         started = time.monotonic()
         value, error = None, None
         try:
+            if not is_request:
+                self.work.on_rows(self._views.values())
             value = job()
         except BaseException as raised:  # noqa: BLE001 - panics of the engine too; raised again where the job was asked for
             error = raised
+        self.work.end()
         self.busy_seconds += time.monotonic() - started
         frames = [] if is_request else self._frames[:]
         self._frames.clear()
@@ -327,7 +337,7 @@ class EngineTable:
             self._broken = str(error)
             raise EngineRefused(self.name, "poll", str(error)) from error
         finally:
-            self._queued = None
+            self._queued, self.work.visible = None, self.work.position
             self._polls += 1
             self._polled_at = time.monotonic()
             self._poll_seconds = self._polled_at - started
@@ -474,15 +484,19 @@ class EngineTable:
             raise EngineRefused(self.name, "alter", "columns, index and limit of a table cannot change in place")
         self.spec = spec
 
-    def _request(self, bodies: Sequence[bytes], generation: int, opens: str | None, closes: str | None) -> Answers:
+    def _request(
+        self, bodies: Sequence[bytes], generation: int, opens: str | None, closes: str | None, fingerprint: str
+    ) -> Answers:
         if generation != self.generation or self.spec is None or self._closed:
             raise StaleGeneration
+        if fingerprint:
+            self.work.on_view(fingerprint)
         if opens is not None:
-            self._views.add(opens)
+            self._views[opens] = fingerprint
         for body in bodies:
             self._session.handle_request(body)
         if closes is not None:
-            self._views.discard(closes)
+            self._views.pop(closes, None)
         return Answers(self._frames[:], self.version)
 
     def _drop(self) -> None:
@@ -504,6 +518,7 @@ class EngineTable:
         self._closed = True
         self._drop()
         self._session.close()
+        self._engine.journal.close(self.work)
 
     def _check(self) -> TableSpec:
         if self.spec is None:
@@ -511,15 +526,6 @@ class EngineTable:
         if self._broken is not None:
             raise EngineRefused(self.name, "it", f"an earlier poll failed: {self._broken}")
         return self.spec
-
-
-def features() -> bytes:
-    """Return the engine's encoded Response to GetFeatures: what views of any of its tables can do."""
-    frames: list[bytes] = []
-    session = perspective.Server().new_session(frames.append)
-    session.handle_request(b"\x1a\x00")
-    session.close()
-    return frames[0]
 
 
 def to_ipc(table: pa.Table) -> bytes:

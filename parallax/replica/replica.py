@@ -66,6 +66,8 @@ class Replica:
         """The last digest that a `verify` record made this replica compute."""
         self.error: str | None = None
         """The last thing that kept this replica from its top, for people."""
+        self.is_held = False
+        """Whether the table is quarantined: the engine is not given its rows any more, since they ended processes."""
         self.records = 0
         self.sender_heard: str | None = None
         self._feed = feed
@@ -79,7 +81,7 @@ class Replica:
     @property
     def state(self) -> f.State:
         """How this replica stands to its log."""
-        return self.follower.state
+        return f.State.FAILED if self.is_held else self.follower.state
 
     @property
     def spec(self) -> TableSpec | None:
@@ -133,6 +135,19 @@ class Replica:
                 await self._moved.wait_for(lambda: self.applied == position == self.follower.position)
         except TimeoutError:
             return False
+        return True
+
+    async def reaches(self, position: Position, seconds: float) -> bool:
+        """Wait until the engine holds the state at `position`, or one that came later; False if that takes longer than `seconds`.
+
+        After a loss of Redis's data nobody can tell later from earlier: where a smaller term began anew, this waits in vain.
+        """
+        deadline = time.monotonic() + seconds
+        while self.applied < position:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await self.moved(left)
         return True
 
     async def moved(self, seconds: float) -> None:
@@ -202,6 +217,7 @@ class Replica:
             self._note(f"a record's payload cannot be read: {error}")
             return e.PayloadMissing(self.applied, is_gone=isinstance(error, ChunksGone))
         async with self._state_lock:
+            self.table.work.position = text(records[-1].position)
             try:
                 for record, payload in zip(records, payloads, strict=True):
                     if record.op in (Op.BEGIN, Op.VERIFY, Op.DROP):
@@ -270,6 +286,7 @@ class Replica:
             self._note(f"the snapshot cannot be read: {error}")
             return e.ReadFailed()
         async with self._state_lock:
+            self.table.work.position = text(manifest.position)
             try:
                 await self.table.load(manifest.spec, rows)
             except EngineRefused as error:

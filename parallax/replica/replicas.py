@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from parallax import quarantine
 from parallax.replica.engine import Engine
 from parallax.replica.feed import Feed
 from parallax.replica.replica import Replica
@@ -19,6 +20,8 @@ from parallax.tasks import Tasks
 log = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 1.0
+HELD_SECONDS = 2.0
+"""How often it is looked whether a quarantined table may be loaded."""
 
 
 class Replicas:
@@ -52,8 +55,36 @@ class Replicas:
             keys = TableKeys(self._prefix, name)
             replica = Replica(self._redis, self.feed, keys, self._engine.table(name), self._on_change)
             self._replicas[name] = replica
-            self._tasks.start(replica.run(), name=f"replica {name}")
+            self._tasks.start(self._run(replica), name=f"replica {name}")
         return self._replicas[name]
+
+    def find(self, name: str) -> Replica | None:
+        """Return the replica of a table, if there is one."""
+        return self._replicas.get(name)
+
+    async def _run(self, replica: Replica) -> None:
+        """Let a replica follow its log, unless its rows ended processes that held nothing else."""
+        name = replica.keys.table
+        while await self._is_quarantined(name):
+            if not replica.is_held:
+                replica.is_held = True
+                replica.error = (
+                    "its rows ended processes of this fleet; nobody loads it before `parallax quarantine` lets it go"
+                )
+                log.error("table %s: %s", name, replica.error)
+            await asyncio.sleep(HELD_SECONDS)
+        replica.is_held = False
+        await replica.run()
+
+    async def _is_quarantined(self, name: str) -> bool:
+        while True:
+            try:
+                known = await quarantine.deaths(self._redis, FleetKeys(self._prefix), quarantine.name_of(name))
+            except STORE_ERRORS as error:
+                log.debug("cannot read whether table %s is quarantined: %s", name, error)
+                await asyncio.sleep(CATALOG_SECONDS)
+            else:
+                return known >= quarantine.MOST_DEATHS
 
     async def _watch_catalog(self) -> None:
         while True:

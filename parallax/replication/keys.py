@@ -108,3 +108,17 @@ class FleetKeys:
     def member(self, name: str) -> str:
         """String with a TTL: what one member announces, as JSON."""
         return self._key(f"member:{name}")
+
+    @property
+    def suspects(self) -> str:
+        """Set: the names of what ended processes, see `parallax.quarantine`."""
+        return self._key("suspects")
+
+    def suspect(self, name: str) -> str:
+        """Hash with a TTL: what is known of one of them."""
+        return self._key(f"suspect:{name}")
+
+    @property
+    def rebuild(self) -> str:
+        """String with a TTL: which node is starting afresh; one at a time."""
+        return self._key("rebuild")

@@ -96,8 +96,9 @@ async def test_a_newcomer_comes_to_life_without_an_update(make_cluster: Make, wh
 
 
 async def test_all_is_lost_but_what_one_coordinator_has(make_cluster: Make) -> None:
-    """The log leads nowhere, and the one who leads has just been started: he yields to the one who has the rows."""
-    cluster = await make_cluster([NUMBERS], coordinators=2, nodes=1, settings=SMALL_SNAPSHOTS)
+    """Redis is empty, and the one who leads has just been started: he yields to the one who has the rows."""
+    settings = SMALL_SNAPSHOTS | {"CANDIDATE_SECONDS": "3"}
+    cluster = await make_cluster([NUMBERS], coordinators=2, nodes=1, settings=settings)
     await trimmed(cluster)
     count = len(await numbers_on(cluster, "node-1"))
     cold = await cluster.leader()

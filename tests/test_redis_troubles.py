@@ -44,6 +44,7 @@ class Silencer:
         self.port = port
         self.is_silent = False
         self.subscriptions = 0
+        self.serving = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on one connection."""
@@ -67,8 +68,16 @@ class Silencer:
                 writer.write(data)
             writer.close()
 
-        async with Tasks() as tasks:
-            await asyncio.wait({tasks.start(forth(), name="forth"), tasks.start(back(), name="back")})
+        self.serving += 1
+        try:
+            async with Tasks() as tasks:
+                await asyncio.wait({tasks.start(forth(), name="forth"), tasks.start(back(), name="back")})
+        finally:
+            for one in (writer, there[1]):
+                one.close()
+                with suppress(OSError):
+                    await one.wait_closed()
+            self.serving -= 1
 
 
 @asynccontextmanager
@@ -78,6 +87,11 @@ async def silencer(port: int) -> AsyncIterator[tuple[Silencer, int]]:
     found = Silencer(port)
     async with await asyncio.start_server(found.serve, HOST, own):
         yield found, own
+
+        async def are_closed() -> bool:
+            return found.serving == 0
+
+        await until(are_closed, 10, "all connections are closed")
 
 
 async def test_a_feed_that_stands_but_is_silent_is_made_anew(make_cluster: Make) -> None:

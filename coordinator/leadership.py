@@ -64,7 +64,8 @@ class Leadership:
         try:
             while True:
                 try:
-                    if await self._lease.try_take():
+                    # Who was found to be wrong does not lead before it is healed, or cannot be.
+                    if not self._replicas.is_healing and await self._lease.try_take():
                         await self._lead()
                 except STORE_ERRORS as error:
                     log.debug("the lease cannot be asked for: %s", error)

@@ -24,7 +24,6 @@ class Answer:
     is_appended: bool
     top: Position  # the log's true top, after the call
     is_snapshot_wanted: bool = False
-    is_verify_asked: bool = False
     used_percent: int = 0  # of Redis's memory, if nearly all of it; known with each heartbeat
 
 
@@ -39,6 +38,8 @@ class Log:
         self._owner = owner
         self._inline_max = inline_max
         self._rejected_caps = (rejected_max, rejected_bytes)
+        self.is_verify_asked = False
+        """Somebody asked for a verify since this was last set to False. The asking was taken out of Redis by an append."""
         self._beats = 0
         self._publish = "SPUBLISH" if is_cluster(redis) else "PUBLISH"
         self._append_script = load_script(redis, "coordinator", "append.lua")
@@ -106,7 +107,8 @@ class Log:
         if text(said) == "chunk":
             raise Forked(f"table {keys.table!r}: a chunk that was just written is gone")
         is_wanted = bool(wanted) or text(held) != "held"
-        return Answer(text(said) == "yes", Position.parse(top), is_wanted, bool(verify), *map(int, pressure))
+        self.is_verify_asked |= bool(verify)
+        return Answer(text(said) == "yes", Position.parse(top), is_wanted, *map(int, pressure))
 
     async def _outsource(self, record: Record) -> Record:
         """Store a payload that is too large for pub/sub beside the log."""

@@ -6,6 +6,7 @@ After any answer but "yes" it begins afresh (`history`). An append is never sent
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from coordinator.batch import Batch, Limits, make_batch, payload
 from coordinator.history import Head, History, check
 from coordinator.log import Log
 from coordinator.snapshots import Snapshots
-from parallax.errors import CannotAlter, Forked
+from parallax.errors import CannotAlter, Forked, SteppedDown
 from parallax.replica.replica import Replica
 from parallax.replication.position import Position
 from parallax.replication.record import Op, Record
@@ -78,7 +79,6 @@ class Sequencer:
         self._owner = owner
         self._limits = limits
         self._verify_seconds = verify_seconds
-        self._is_verify_asked = False
         self._keys = replica.keys
         self._take_script = load_script(redis, "coordinator", "take.lua")
 
@@ -104,8 +104,9 @@ class Sequencer:
         """Lead this table until cancelled, until the right to is lost, or until it is dropped.
 
         Raises:
-            SteppedDown: another one leads.
+            SteppedDown: another one leads, or shall.
         """
+        heals = self._replica.heals
         try:
             while not self._is_dropped:
                 try:
@@ -113,7 +114,7 @@ class Sequencer:
                     self.counts.begins += 1
                     await self._forgive()
                     self._snapshots.weigh(await self._redis.memory_usage(self._keys.log) or 0)
-                    await self._sequence()
+                    await self._sequence(heals)
                 except (*STORE_ERRORS, Forked) as error:
                     self.counts.forks += isinstance(error, Forked)
                     log.warning("table %s: %s; starting over", self._keys.table, error)
@@ -122,16 +123,22 @@ class Sequencer:
         finally:
             self.head = None
 
-    async def _sequence(self) -> None:
+    def _verify_pause(self, least: float, most: float) -> float:
+        """Return seconds until the next verify, drawn for each table so that they do not all verify at once."""
+        return self._verify_seconds * random.uniform(least, most) if self._verify_seconds else float("inf")
+
+    async def _sequence(self, heals: int) -> None:
         beat_at = time.monotonic()
-        verify_at = beat_at + (self._verify_seconds or float("inf"))
+        verify_at = beat_at + self._verify_pause(0.0, 1.0)
         while self.head is not None and not self._is_dropped:
             now = time.monotonic()
             if self._wanted != self.head.spec:
                 await self._follow_wish(self.head)
                 continue
-            if self._is_verify_asked or now >= verify_at:
-                self._is_verify_asked, verify_at = False, now + (self._verify_seconds or float("inf"))
+            if self._replica.heals != heals:
+                raise SteppedDown(f"table {self._keys.table!r}: a verify found our own replica to be wrong")
+            if self._log.is_verify_asked or now >= verify_at:
+                self._log.is_verify_asked, verify_at = False, now + self._verify_pause(0.9, 1.1)
                 await self._advance(self.head, [self.head.follow(Op.VERIFY)])
             if now >= beat_at:
                 beat_at = now + BEAT_SECONDS
@@ -229,7 +236,6 @@ class Sequencer:
         head.top = answer.top
         self.counts.records += len(records)
         self._snapshots.weigh(sum(len(record.payload) + 200 for record in records))
-        self._is_verify_asked |= answer.is_verify_asked
         if answer.used_percent:
             self._snapshots.relieve(answer.used_percent)
         if answer.is_snapshot_wanted or self._snapshots.is_due():

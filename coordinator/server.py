@@ -43,7 +43,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
 
     # 3. Replicas of every table, and what shall lead them; a tables file that is wrong ends it here.
     engine = Engine(frame_seconds=ENGINE_FRAME_SECONDS, journal=Journal.inherited())
-    replicas = Replicas(redis, settings.prefix, engine)
+    replicas = Replicas(redis, settings.prefix, engine, owner, leads=lambda: lease.is_held)
     leadership = Leadership(redis, lease, replicas, settings)
 
     def describe() -> dict[str, Any]:

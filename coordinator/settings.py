@@ -28,7 +28,9 @@ class CoordinatorSettings(CommonSettings):
         1 << 20, "Bytes of payload above which it is stored beside the log instead of travelling on the feed", low=1024
     )
     snapshot_min_bytes: int = setting(32 << 20, "Bytes of log that must gather before a snapshot is taken", low=1024)
-    verify_seconds: float = setting(0.0, "How often every replica's digest is compared (s); 0: only on demand", low=0)
+    verify_seconds: float = setting(
+        300.0, "How often all replicas of a table are compared (s), spread by a tenth; 0: only on demand", low=0
+    )
     rejected_max: int = setting(1_000, "Refused entries that are kept for each table", low=1)
     rejected_bytes: int = setting(
         64 << 20, "Bytes of Redis that a table's refused entries may take; the newest is kept in any case", low=1024

@@ -22,13 +22,13 @@ TICK_ROWS = 100
 
 def rows(table: str) -> bytes:
     """Return a table's first contents as an Arrow stream."""
-    return _encode(range(SIZES[table]), 0.0)
+    return encode(range(SIZES[table]), 0.0)
 
 
 def tick(table: str, number: int, at: float) -> bytes:
     """Return one update of 100 rows. Every price is the time `at` in ms: whoever sorts by it sees how old his picture is."""
     size = SIZES[table]
-    return _encode([(number * 7919 + step * 9973) % size for step in range(min(TICK_ROWS, size))], at * 1000)
+    return encode([(number * 7919 + step * 9973) % size for step in range(min(TICK_ROWS, size))], at * 1000)
 
 
 def ticks(table: str, rate: float, seconds: float, start: float) -> list[tuple[float, bytes]]:
@@ -38,7 +38,7 @@ def ticks(table: str, rate: float, seconds: float, start: float) -> list[tuple[f
     ]
 
 
-def _encode(ids: range | list[int], price: float) -> bytes:
+def encode(ids: range | list[int], price: float) -> bytes:
     now = int(time.time() * 1000)
     columns = [
         pa.array(ids, pa.int64()),

@@ -1,7 +1,7 @@
 """What /metrics of a node says."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -14,6 +14,8 @@ from node.auth import REASONS
 from node.gateway import Gateway
 from node.gateway.requests import NAMES
 from parallax.replica.engine import Engine
+from parallax.replica.replica import Replica
+from parallax.replication.verdict import Verdict
 
 SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 SHARERS = (1, 2, 5, 10, 50, 100, 500, 1000)
@@ -26,6 +28,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self._gateway: Gateway | None = None
         self._engine: Engine | None = None
+        self._replicas: Iterable[Replica] = ()
         latency = Histogram(
             "parallax_node_request_seconds",
             "From the arrival of a viewer's request until its answer was put into the outbox",
@@ -36,9 +39,9 @@ class Metrics(Collector):
         self._latency = {number: latency.labels(request=name) for number, name in NAMES.items()}
         self._unknown = latency.labels(request="unknown")
 
-    def watch(self, gateway: Gateway, engine: Engine) -> None:
-        """Report on a gateway and its engine."""
-        self._gateway, self._engine = gateway, engine
+    def watch(self, gateway: Gateway, engine: Engine, replicas: Iterable[Replica] = ()) -> None:
+        """Report on a gateway, its engine and its replicas."""
+        self._gateway, self._engine, self._replicas = gateway, engine, replicas
         self.registry.register(self)
 
     def observe(self, number: int, started: float) -> None:
@@ -62,6 +65,15 @@ class Metrics(Collector):
         yield GaugeMetricFamily("parallax_node_outbox_bytes", "Bytes that wait for the viewers", value=gateway.waiting_bytes)
         yield GaugeMetricFamily("parallax_node_quarantined", "Views that are quarantined", value=gateway.quarantine.views)
         yield from self._per_table(gateway)
+        verdicts = CounterMetricFamily(
+            "parallax_node_verdicts",
+            "Comparisons of a table's replicas, by how this node's stood",
+            labels=["table", "verdict"],
+        )
+        for replica in self._replicas:
+            for verdict in Verdict:
+                verdicts.add_metric([replica.keys.table, verdict], replica.verdicts[verdict])
+        yield verdicts
         answers = CounterMetricFamily(
             "parallax_node_answers",
             "Answers to reads, by where they came from: the engine, or one that was there",

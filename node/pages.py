@@ -75,6 +75,7 @@ class Site:
             for asset in (
                 Asset("page.js", script, page / "page.js"),
                 Asset("page.css", style, page / "page.css"),
+                Asset("link.js", script, page / "link.js"),
                 Asset("perspective.js", script, wheel / f"{_BUNDLE}.js"),
                 Asset("perspective.css", style, wheel / f"{_BUNDLE}.css"),
             )
@@ -114,6 +115,22 @@ class _Index(_Handler):
     head = get
 
 
+class _Link(_Handler):
+    """`link.js` at an address that stays, for pages elsewhere that embed the viewer."""
+
+    async def get(self, *path: str) -> None:
+        asset = self.site.assets["link.js"]
+        self.etag = f'"{asset.digest}"'
+        self.set_header("Content-Type", asset.media_type)
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header(
+            "Access-Control-Allow-Origin", "*"
+        )  # a module is only loaded from elsewhere with leave; it holds no secret
+        self.finish(asset.body(gzipped=False))
+
+    head = get
+
+
 class _Asset(_Handler):
     async def get(self, *path: str) -> None:
         digest, name = path
@@ -137,9 +154,10 @@ class _Asset(_Handler):
 
 
 def page_routes() -> list[Any]:
-    """Return the routes of `/` and of `/assets/<content hash>/<name>`."""
+    """Return the routes of `/`, `/link.js` and `/assets/<content hash>/<name>`."""
     site = Site()
     return [
         (r"/", _Index, {"site": site}),
+        (r"/link\.js", _Link, {"site": site}),
         (r"/assets/([0-9a-f]{16})/([\w.-]+)", _Asset, {"site": site}),
     ]

@@ -64,7 +64,6 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     writes = Writes(redis, settings.prefix, f"node {boot}", lambda table: replicas.ensure(table), settings.edit_seconds)
     quarantine = Quarantine(redis, keys, settings.quarantine_seconds)
     gateway = Gateway(settings, metrics.observe, writes.publish, quarantine)
-    metrics.watch(gateway, engine)
 
     # 2. Replicas: the gateway hosts a table as soon as it can be read, and goes on while it is stale.
     def changed(replica: Replica) -> None:
@@ -74,7 +73,8 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         elif replica.state is State.LIVE:
             gateway.add_table(name, replica.table)
 
-    replicas = Replicas(redis, settings.prefix, engine, changed)
+    replicas = Replicas(redis, settings.prefix, engine, boot, changed)
+    metrics.watch(gateway, engine, replicas)
 
     def is_proven(suspect: Suspect) -> bool:
         replica = replicas.find(suspect.table)

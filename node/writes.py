@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from node.gateway.wire import Refused
 from parallax.replica.replica import Replica
 from parallax.replication.keys import TableKeys
 from parallax.replication.record import Op
 from parallax.store import STORE_ERRORS, load_script, text
+from parallax.wire import Refused
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command
 
     add("status", "show coordinators, tables and every node's position, lag, digest and sessions", fleet.status)
-    add("verify", "make every replica compute its digest at one position, and compare them", fleet.verify_all)
+    verify = add("verify", "make every replica compute its digest at one position, and compare them", fleet.verify_all)
+    fleet.add_verify_arguments(verify)
     quarantine.add_arguments(
         add("quarantine", "show, and release, what ended processes of the fleet", quarantine.quarantine)
     )

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 from parallax.registry import members
 from parallax.replication.keys import FleetKeys, TableKeys
+from parallax.replication.verdict import Digest, Verdict, judge
 from parallax.store import connect, text
 from parallax.tables import catalog
 
@@ -46,9 +48,10 @@ async def strays(redis_url: str, prefix: str = "parallax") -> dict[str, int]:
 async def verify(
     redis_url: str, prefix: str = "parallax", tables: list[str] | None = None, seconds: float = 15.0
 ) -> list[dict[str, Any]]:
-    """Ask the leader for a `verify` record in each table, and wait until every member reports the digest at one position.
+    """Ask the leader for a `verify` record in each table, and wait until every member reported its digest at one position.
 
-    Returns the members' announcements then, or as they are when the time is up: `disagreements` says what is wrong.
+    Returns the members' announcements then, or as they are when the time is up, without the digests of before: `comparison` and
+    `disagreements` say what is in them.
     """
     redis = connect(redis_url)
     try:
@@ -60,12 +63,35 @@ async def verify(
         deadline = time.monotonic() + seconds
         while True:
             now = await members(redis, FleetKeys(prefix))
-            fresh = all(_digest(member, name) not in {*old[name], None} for member in now for name in tables)
-            if (now and fresh and not disagreements(now, tables)) or time.monotonic() > deadline:
+            for member in now:
+                for name in tables:
+                    if name in member["tables"] and _digest(member, name) in old[name]:
+                        member["tables"][name]["digest"] = None
+            if (now and all(_is_complete(now, name) for name in tables)) or time.monotonic() > deadline:
                 return now
             await asyncio.sleep(0.2)
     finally:
         await redis.aclose()
+
+
+def _is_complete(fleet: list[dict[str, Any]], table: str) -> bool:
+    digests = [_digest(member, table) for member in fleet]
+    return None not in digests and len({digest[0] for digest in digests if digest is not None}) == 1
+
+
+def comparison(fleet: list[dict[str, Any]], table: str) -> dict[str, tuple[Digest, Verdict] | None]:
+    """Return, by member, what each reported of a table and how it stands to the others; None: it did not report.
+
+    Where positions differ, those that most reported count.
+    """
+    found = {member["id"]: Digest.from_json(member["tables"].get(table, {}).get("digest")) for member in fleet}
+    places = Counter((digest.position, digest.spec) for digest in found.values() if digest is not None)
+    place = places.most_common(1)[0][0] if places else None
+    there = {
+        name: digest for name, digest in found.items() if digest is not None and (digest.position, digest.spec) == place
+    }
+    others = {name: [digest for key, digest in there.items() if key != name] for name in there}
+    return {name: (there[name], judge(there[name], others[name])) if name in there else None for name in found}
 
 
 def disagreements(fleet: list[dict[str, Any]], tables: list[str] | None = None) -> list[str]:

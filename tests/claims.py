@@ -5,9 +5,9 @@ from typing import Any
 import pyarrow as pa
 
 from node.gateway import edits, messages, requests
-from node.gateway.wire import SERVER_ERROR, Envelope, decode
 from parallax.replica.engine import to_ipc
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR, Envelope, decode
 from tests.differential_requests import identity
 from tests.test_gateway import make
 from tests.viewers import Viewer

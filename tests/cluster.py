@@ -35,8 +35,10 @@ SETTINGS = {
     "CANDIDATE_SECONDS": "0.2",
     "LOG_LEVEL": "info",
     "GUARD": "false",
+    "VERIFY_SECONDS": "0",
 }
-"""Settings of every process unless a test says otherwise: a fleet that reacts quickly, whose process ids are the services' own."""
+"""Settings of every process unless a test says otherwise: a fleet that reacts quickly, whose process ids are the services' own, and
+whose logs hold only what tests do."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class Cluster:
     coordinators: int = 2
     nodes: int = 3
     front: bool = False
+    program: str = ""  # a module that runs coordinators and nodes by their kind; empty: their own
     settings: Mapping[str, str] = field(default_factory=dict)
     store: Store | None = None  # where Redis is, if not a single plain server
     node_command: Sequence[str] = tuple(python_module("node"))
@@ -113,6 +116,8 @@ class Cluster:
         }
         env = {f"PARALLAX_{key}": value for key, value in (SETTINGS | dict(self.settings) | own).items()}
         command = self.node_command if kind == "node" else python_module(kind)
+        if self.program:
+            command = [*python_module(self.program), kind]
         process = Process(name, command, self.directory, env | {"PYTHONPATH": str(ROOT)})
         self.processes[name] = process
         process.start()

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from node.gateway import Gateway, messages, safety
 from node.gateway.outbox import Frame
-from node.gateway.wire import SERVER_ERROR, Envelope, decode
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR, Envelope, decode
 from tests.differential_answers import Different, compare, rows_of, same_values
 from tests.differential_requests import COLUMNS, KINDS, WRITES, Action
 from tests.differential_stock import Stock

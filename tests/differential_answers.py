@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from node.gateway import messages
-from node.gateway.wire import SERVER_ERROR, Envelope
+from parallax.wire import SERVER_ERROR, Envelope
 
 
 class Different(AssertionError):

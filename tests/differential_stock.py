@@ -4,8 +4,8 @@ from typing import Any
 
 import perspective
 
-from node.gateway.wire import Envelope, decode
 from parallax.replica.engine import EngineTable
+from parallax.wire import Envelope, decode
 
 
 class Stock:

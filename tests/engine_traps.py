@@ -10,8 +10,8 @@ import pyarrow as pa
 from google.protobuf import text_format
 
 from node.gateway import messages
-from node.gateway.wire import Envelope
 from parallax.replication.spec import TableSpec
+from parallax.wire import Envelope
 
 COLUMNS = {"id": "string", "c": "string", "f": "boolean", "a": "integer", "d": "date", "x": "float"}
 SPEC = TableSpec.declare("t", {"schema": COLUMNS, "max_rows": 1000})

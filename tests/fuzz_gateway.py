@@ -13,8 +13,8 @@ from typing import Any
 
 import websockets
 
-from node.gateway.wire import Envelope, Malformed, decode
 from parallax.tasks import Tasks
+from parallax.wire import Envelope, Malformed, decode
 from tests.differential import request_of
 from tests.differential_requests import Action, Requests
 from tests.processes import PATIENCE

@@ -15,8 +15,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from node.gateway.wire import Envelope, decode
 from parallax.tasks import Tasks
+from parallax.wire import Envelope, decode
 from tests.cluster import Cluster
 from tests.processes import HOST, PATIENCE
 from tests.test_gateway import make

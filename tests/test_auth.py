@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from node import jwks
 from node.auth import EVERYTHING, Access, Auth, patterns
 from node.gateway import Gateway, messages
-from node.gateway.wire import decode
 from node.settings import NodeSettings
 from parallax.errors import ConfigurationError
 from parallax.replica.engine import Engine
 from parallax.replication.spec import TableSpec
+from parallax.wire import decode
 from tests.processes import ROOT, Process, python_module
 from tests.test_gateway import make
 from tests.tokens import (

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import expect
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import RequestHandler
 
 from node.auth import REASONS
-from node.gateway.wire import SERVER_ERROR
 from node.server import PublicApplication
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR
+from tests.browser import running_browser
 from tests.cluster import Cluster
 from tests.processes import HOST, PATIENCE, until
 from tests.sockets import Measured, SocketViewer, open_socket, socket_viewer
@@ -128,6 +130,23 @@ async def test_a_node_turns_everybody_else_away_before_the_upgrade(site: Site) -
     }
     assert told == dict.fromkeys(REASONS, 0) | dict.fromkeys(cases.values(), 1)
     assert after("sessions") == 0
+
+
+@pytest.mark.cluster
+@pytest.mark.browser
+@in_module
+async def test_a_page_takes_its_token_from_the_address_and_says_when_it_is_no_good(site: Site) -> None:
+    cluster, _ = site
+    soon = int(time.time() + 8 * PATIENCE)
+    async with running_browser() as browser:
+        without = await browser.open(cluster.url("node-1"))
+        pill = without.page.locator("#connection")
+        await expect(pill).to_have_text("not allowed: a token is needed")
+
+        tab = await browser.open(f"{cluster.url('node-1')}#token={token(exp=soon)}")
+        await expect(tab.page.locator("#tables option")).to_have_text(["flights"])
+        await expect(tab.page.locator("#connection")).to_have_text("live")
+        await expect(tab.page.locator("#connection")).to_have_text("not allowed: the token has expired")
 
 
 @pytest.mark.cluster

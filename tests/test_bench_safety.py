@@ -5,10 +5,10 @@ import pytest
 
 from loadtests.bench_safety import table, unchecked
 from node.gateway import Gateway
-from node.gateway.wire import SERVER_ERROR
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR
 from tests.test_gateway import make
 from tests.viewers import Viewer
 

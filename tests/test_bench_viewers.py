@@ -10,7 +10,8 @@ from loadtests import protocol
 from loadtests.bench_report import plot
 from loadtests.bench_viewers import Bench, Point, medians, sorted_view
 from loadtests.plan import Plan
-from node.gateway import messages, wire
+from node.gateway import messages
+from parallax import wire
 
 
 def test_a_request_is_what_the_gateway_reads():

@@ -13,11 +13,11 @@ import pytest
 
 from node.auth import EVERYTHING, Access, patterns
 from node.gateway import Gateway, edits, requests
-from node.gateway.wire import SERVER_ERROR
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR
 from tests import claims
 from tests.claims import DATA, KINDS, UNKNOWN, Told, bodies, comparable, declared, edit, heard, told
 from tests.test_gateway import make

@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from node.gateway import edits
-from node.gateway.wire import SERVER_ERROR
 from parallax.replication.keys import TableKeys
+from parallax.wire import SERVER_ERROR
 from tests.claims import DATA, KINDS, bodies, comparable, declared, edit
 from tests.cluster import PREFIX, Cluster
 from tests.sockets import socket_viewer

@@ -12,12 +12,14 @@ from parallax.demo.ports import choose_ports
 from parallax.demo.replay import Published
 from parallax.demo.verdict import Verdict, judge
 from parallax.replication.keys import FleetKeys, TableKeys
-from tests.processes import RedisServer
+from parallax.tasks import Tasks
+from tests.processes import RedisServer, until
 
 PREFIX = "p"
 pytestmark = pytest.mark.cluster
 
 KEYS = FleetKeys(PREFIX)
+KEYS_OF_TABLE = TableKeys(PREFIX, "flights")
 PUBLISHED = Published(entries=5, rows=50, operations={"update": 5})
 
 
@@ -43,7 +45,27 @@ async def announce(redis: Any, name: str, position: str, digest: str | None) -> 
 
 async def verdict(redis: Any, published: Published = PUBLISHED, expected: tuple[str, ...] = ("node-1", "node-2")) -> Verdict:
     port = redis.connection_pool.connection_kwargs["port"]
-    return await judge(f"redis://127.0.0.1:{port}/0", PREFIX, ["flights"], expected, published, 2.0, settle_seconds=0.1)
+    async with Tasks() as tasks:
+        tasks.start(verify_once(redis), name="a leader, and the replicas")
+        return await judge(f"redis://127.0.0.1:{port}/0", PREFIX, ["flights"], expected, published, 2.0, settle_seconds=1.0)
+
+
+async def verify_once(redis: Any) -> None:
+    """Wait until a verify is asked for; then all who had a digest have it one record later."""
+    await until(lambda: redis.delete(KEYS_OF_TABLE.verify), 10, "a verify is asked for")
+    for name in await redis.smembers(KEYS.members):
+        member = json.loads(await redis.get(KEYS.member(name.decode())))
+        if member["tables"]["flights"]["digest"] is not None:
+            member["tables"]["flights"]["digest"]["position"] = "7-10"
+        await redis.set(KEYS.member(name.decode()), json.dumps(member))
+
+
+async def test_digests_of_before_are_no_answer(redis):
+    await announce(redis, "node-1", "7-9", "abc")
+    port = redis.connection_pool.connection_kwargs["port"]
+    url = f"redis://127.0.0.1:{port}/0"
+    found = await judge(url, PREFIX, ["flights"], ["node-1"], PUBLISHED, 2.0, settle_seconds=0.1)
+    assert ["none on node-1" in problem for problem in found.problems] == [True]
 
 
 async def test_equal_replicas_are_well(redis):
@@ -61,8 +83,8 @@ async def test_a_different_digest_is_a_problem(redis):
     await announce(redis, "node-2", "7-9", "abd")
     found = await verdict(redis)
     assert len(found.problems) == 1
-    assert "abc at 7-9 on node-1" in found.problems[0]
-    assert "abd at 7-9 on node-2" in found.problems[0]
+    assert "abc at 7-10 on node-1" in found.problems[0]
+    assert "abd at 7-10 on node-2" in found.problems[0]
     assert "are equal" not in found.summary
 
 

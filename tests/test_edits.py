@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from node.gateway import edits, messages
-from node.gateway.wire import Refused
 from parallax.replica.engine import to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+from parallax.wire import Refused
 from tests.cluster import Cluster
 from tests.processes import until
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from node.gateway import messages
-from node.gateway.wire import Envelope, decode
 from parallax.replica.engine import to_ipc
+from parallax.wire import Envelope, decode
 
 TYPES = {
     "id": pa.string(),

@@ -14,10 +14,10 @@ import pytest
 from google.protobuf import text_format
 
 from node.gateway import Gateway, messages, safety
-from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, to_ipc
 from parallax.replication.record import Op
+from parallax.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 from tests.engine_traps import SPEC, TRAPS, Trap, frames, rows
 from tests.processes import PATIENCE, ROOT
 from tests.viewers import Viewer

@@ -7,10 +7,10 @@ import perspective
 import pytest
 
 from node.gateway import Gateway, expressions
-from node.gateway.wire import Refused
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine
 from parallax.replication.spec import TableSpec
+from parallax.wire import Refused
 from tests.viewers import Viewer
 
 REFUSED = {

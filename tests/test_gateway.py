@@ -12,11 +12,11 @@ import pytest
 
 from node.gateway import Gateway, messages
 from node.gateway.shared_view import State
-from node.gateway.wire import SERVER_ERROR, Envelope, decode
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR, Envelope, decode
 from tests.processes import until
 from tests.viewers import Viewer
 

@@ -9,10 +9,10 @@ import pytest
 
 from node.gateway import Gateway, messages, safety
 from node.gateway.interned import MOST_BY_PATTERN, Interned, cost
-from node.gateway.wire import SERVER_ERROR, Refused
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR, Refused
 from tests.processes import ROOT
 from tests.test_gateway import make
 from tests.viewers import Viewer

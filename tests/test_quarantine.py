@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from node.gateway import messages
-from node.gateway.wire import SERVER_ERROR
 from parallax.cli import main
 from parallax.quarantine import Suspect
 from parallax.quarantine import suspects as known_suspects
 from parallax.replication.keys import FleetKeys
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR
 from tests import poisoned_node
 from tests.cluster import PREFIX, Cluster
 from tests.processes import until

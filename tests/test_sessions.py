@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.gateway import Gateway
-from node.gateway.wire import SERVER_ERROR, Envelope, decode, varint
 from node.settings import NodeSettings
 from parallax.replica.engine import Engine, EngineTable, to_ipc
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR, Envelope, decode, varint
 from tests.processes import until
 from tests.viewers import Viewer
 

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from node.gateway.outbox import LOT_BYTES, LOW_WATER_BYTES
-from node.gateway.wire import SERVER_ERROR, head
 from parallax.replica.engine import to_ipc
 from parallax.replication.spec import TableSpec
+from parallax.wire import SERVER_ERROR, head
 from tests.cluster import Cluster
 from tests.processes import PATIENCE, until
 from tests.sockets import (

@@ -8,7 +8,7 @@ import perspective
 from node.auth import EVERYTHING, Access
 from node.gateway import Gateway
 from node.gateway.outbox import Frame
-from node.gateway.wire import SERVER_ERROR, Envelope, decode
+from parallax.wire import SERVER_ERROR, Envelope, decode
 from tests.processes import PATIENCE
 
 

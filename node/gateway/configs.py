@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from node.gateway import expressions, messages, safety
-from node.gateway.wire import SERVER_ERROR, Refused
+from parallax.wire import SERVER_ERROR, Refused
 
 if TYPE_CHECKING:
     from node.gateway.hosted import Hosted

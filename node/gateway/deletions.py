@@ -2,7 +2,7 @@
 
 from node.gateway.outbox import Frame, Outbox
 from node.gateway.views import bound_subscriptions
-from node.gateway.wire import Envelope, head
+from parallax.wire import Envelope, head
 
 OF_TABLE, OF_VIEW = 29, 34
 """The requests TableOnDelete and ViewOnDelete."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from node.auth import Access
 from node.gateway import messages
-from node.gateway.wire import Refused
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
+from parallax.wire import Refused
 
 REMOVE, REPLACE, UPDATE = 31, 32, 33
 EDITS = {REMOVE: Op.REMOVE, REPLACE: Op.REPLACE, UPDATE: Op.UPDATE}

@@ -7,7 +7,7 @@ become gigabytes: `x := concat(x, x)`, again and again.
 import re
 from collections.abc import Mapping
 
-from node.gateway.wire import Refused
+from parallax.wire import Refused
 
 TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|\#[^\n]*|/\*.*?\*/)

@@ -16,13 +16,13 @@ from node.gateway.outbox import Outbox, Write
 from node.gateway.quarantine import Quarantine
 from node.gateway.session import Session
 from node.gateway.shared_view import State
-from node.gateway.wire import Refused
 from node.settings import NodeSettings
 from parallax.quarantine import Suspect
 from parallax.replica.engine import MOST_VIEWS, EngineTable
 from parallax.replication.position import Position
 from parallax.replication.record import Op
 from parallax.tasks import Tasks
+from parallax.wire import Refused
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from node.gateway.interned import Interned
 from node.gateway.quarantine import Overdue, Quarantine
 from node.gateway.requests import TO_COLUMNS, canonical
 from node.gateway.shared_view import ONLY_PLAIN, PLAIN, REMOVED, ROWS, Kinds, SharedView, State
-from node.gateway.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 from node.settings import NodeSettings
 from parallax.quarantine import fingerprint
 from parallax.replica.engine import EngineTable, Listener, StaleGeneration
 from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
+from parallax.wire import SERVER_ERROR, Envelope, Refused, decode, read_msg_id
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from node.gateway.expressions import TOKEN
-from node.gateway.wire import Refused
+from parallax.wire import Refused
 
 MOST_BYTES = 64 << 20
 """What the texts of one table's expressions may cost together; with texts of 20 characters that are 25,000 regular expressions."""

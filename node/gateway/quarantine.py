@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
-from node.gateway.wire import Refused
 from parallax import quarantine
 from parallax.quarantine import Suspect
 from parallax.replica.journal import ROWS
 from parallax.replication.keys import FleetKeys
 from parallax.store import STORE_ERRORS
+from parallax.wire import Refused
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from node.gateway import messages, wire
-from node.gateway.wire import Refused
+from node.gateway import messages
 from parallax.replica.features import features
 from parallax.replica.filling import MOST_SLOTS
 from parallax.replication.spec import TableSpec
+from parallax.wire import Refused, decode
 
 MOST = 1 << 30
 """Rows, columns and depths from 2**31 on are taken for negative: indices run out of memory. No table is that large."""
@@ -42,7 +42,7 @@ def offered() -> Any:
 
     "high minus low" of a group without rows, and the average of dates, read beyond what there is.
     """
-    offer = messages.parse("Features", wire.decode(features()).body)
+    offer = messages.parse("Features", decode(features()).body)
     for kind, deadly in _DEADLY_AGGREGATES.items():
         kept = [option for option in offer.aggregates[kind].aggregates if option.name not in deadly]
         del offer.aggregates[kind].aggregates[:]

@@ -47,8 +47,8 @@ from node.gateway.requests import (
 )
 from node.gateway.shared_view import PLAIN, REMOVED, ROWS, Subscription
 from node.gateway.views import View, Views, bound_subscriptions
-from node.gateway.wire import Envelope, Malformed, Refused, Status, decode, error, head
 from parallax.replica.engine import StaleGeneration
+from parallax.wire import Envelope, Malformed, Refused, Status, decode, error, head
 
 if TYPE_CHECKING:
     from node.gateway.gateway import Gateway

@@ -7,7 +7,7 @@ from typing import Any
 
 from node.gateway.answers import Answers, Budget
 from node.gateway.outbox import Frame, Outbox
-from node.gateway.wire import head
+from parallax.wire import head
 
 PLAIN, ROWS, REMOVED = "plain", "rows", "removed"
 """What a subscription hears: that something changed; the changed rows; the removed rows."""

@@ -10,8 +10,8 @@ from node.gateway.hosted import Hosted
 from node.gateway.outbox import Outbox
 from node.gateway.requests import OF_ROWS
 from node.gateway.shared_view import ONLY_PLAIN, PLAIN, ROWS, SharedView, Subscription
-from node.gateway.wire import Refused
 from parallax.replica.engine import MOST_VIEWS, StaleGeneration
+from parallax.wire import Refused
 
 if TYPE_CHECKING:
     from node.gateway.gateway import Gateway

@@ -6,32 +6,37 @@ const [stage, picker, empty] = ["stage", "tables", "empty"].map(element);
 let wanted = new URLSearchParams(location.search).get("table"); // null: whichever comes first
 let shown = null; // the table on the stage
 
-function say(state, text = state) {
-  element("connection").dataset.state = state;
-  element("connection").textContent = text;
+const PATIENCE_MS = 700; // a reconnection that takes less is nobody's business
+let told = null; // when the pill will say what is the case
+
+/** Show what the link says of itself: at once if it is good, after a moment if it is not. */
+function say({ name, node, rtt, stale, reason }) {
+  clearTimeout(told);
+  const isStale = name === "live" && stale.includes(shown?.name);
+  const state = isStale ? "stale" : name;
+  const text = {
+    live: "live",
+    stale: "stale: no updates reach this node",
+    unauthorised: `not allowed: ${reason}`,
+    closed: "closed",
+  }[state];
+  const show = () => {
+    const pill = element("connection");
+    pill.dataset.state = state;
+    pill.textContent = text ?? state;
+    pill.title = [node && `node ${node}`, rtt && `${rtt.toFixed(1)} ms`].filter(Boolean).join(", ");
+  };
+  if (state === "live") show();
+  else told = setTimeout(show, PATIENCE_MS);
 }
 
-function lost() {
-  say("disconnected", "disconnected: load the page again");
-  picker.disabled = true; // nobody would answer
-}
-
-/** Return a Client on a websocket to where the page came from, once that is open. */
-async function connect(Client) {
-  const socket = new WebSocket(`${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/websocket`);
-  socket.binaryType = "arraybuffer";
-  const client = new Client(
-    async (request) => socket.send(request.slice()), // a copy: what we are given lies in wasm memory
-    async () => socket.close(),
-  );
-  socket.addEventListener("message", (event) => client.handle_response(event.data));
-  await new Promise((opened, failed) => {
-    socket.addEventListener("open", opened);
-    socket.addEventListener("close", () => failed(new Error(`${socket.url} cannot be reached`)));
-  });
-  say("live");
-  socket.addEventListener("close", lost);
-  return client;
+/** Where the viewers' socket is; with the token that stands behind the # of the page's address, where no server sees it. */
+function socketUrl() {
+  const url = new URL("/websocket", location.href.replace(/^http/, "ws"));
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) url.searchParams.set("token", token);
+  url.hash = "";
+  return url.href;
 }
 
 /** Put a table on the stage, in a viewer of its own: nothing of another's layout fits, nor of a former schema's. */
@@ -79,14 +84,19 @@ async function start() {
   const bundle = await import(element("bundle").href);
   await bundle.ready;
   await customElements.whenDefined("perspective-viewer");
-  const client = await connect(customElements.get("perspective-viewer").__wasm_module__.Client);
+  const { connect } = await import(element("link").href);
+  const link = connect(customElements.get("perspective-viewer").__wasm_module__.Client, {
+    url: socketUrl,
+    onstate: say,
+  });
+  const { client } = link;
 
   // One at a time, so that what was chosen last is shown in the end.
   let last = Promise.resolve();
   const again = () => (last = last.then(() => follow(client, again)).catch((error) => console.error(error)));
   picker.addEventListener("change", () => {
     wanted = picker.value;
-    history.replaceState(null, "", `?${new URLSearchParams({ table: wanted })}`);
+    history.replaceState(null, "", `?${new URLSearchParams({ table: wanted })}${location.hash}`);
     again();
   });
   await client.on_hosted_tables_update(again);
@@ -95,5 +105,5 @@ async function start() {
 
 start().catch((error) => {
   console.error(error);
-  lost();
+  say({ name: "closed" });
 });

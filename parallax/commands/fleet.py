@@ -6,7 +6,18 @@ import json
 import sys
 from typing import Any
 
-from parallax.status import disagreements, fleet, render, strays, verify
+from parallax.redis_url import place
+from parallax.replication.verdict import Verdict
+from parallax.status import comparison, fleet, render, strays, verify
+from parallax.store import STORE_ERRORS, connect
+from parallax.tables import catalog
+
+RESULTS = {
+    Verdict.EQUAL: "equal",
+    Verdict.ELSEWHERE: "with the majority",
+    Verdict.MINORITY: "DIFFERS from the majority",
+    Verdict.TIE: "DIFFERS, and none has a majority",
+}
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -17,14 +28,54 @@ def status(arguments: argparse.Namespace) -> int:
     return code
 
 
+def add_verify_arguments(command: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `parallax verify`."""
+    command.add_argument("tables", nargs="*", metavar="TABLE", help="default: all")
+    command.add_argument("--seconds", type=float, default=30.0, help="how long to wait for every member (default: 30)")
+
+
 def verify_all(arguments: argparse.Namespace) -> int:
-    """Compare all replicas at one position."""
-    found = asyncio.run(verify(arguments.redis, arguments.prefix))
-    code = _show(arguments, found)
-    problems = disagreements(found)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else code
+    """Compare all replicas of tables at one position; 0: they are equal, 1: some differ, 2: some could not be asked."""
+    try:
+        known = asyncio.run(_catalog(arguments))
+        unknown = sorted(set(arguments.tables) - set(known))
+        if unknown:
+            print(f"parallax: there is no table {unknown[0]!r}; see `parallax tables list`", file=sys.stderr)
+            return 2
+        names = arguments.tables or known
+        found = asyncio.run(verify(arguments.redis, arguments.prefix, names, arguments.seconds))
+    except STORE_ERRORS as error:
+        print(f"parallax: Redis at {place(arguments.redis)}: {error}", file=sys.stderr)
+        return 2
+    if not found:
+        return _nobody(arguments, 2)
+    results = {name: comparison(found, name) for name in names}
+    lines: list[dict[str, str]] = []
+    for table, reports in results.items():
+        for member, result in reports.items():
+            told = {"digest": result[0].value, "position": str(result[0].position)} if result else {}
+            lines.append({"table": table, "member": member, "result": RESULTS[result[1]] if result else "no answer"} | told)
+    if arguments.json:
+        print(json.dumps(lines, indent=2))
+    else:
+        for line in lines:
+            print("  ".join(line[key] for key in ("table", "member", "result", "digest", "position") if key in line))
+    answers = [result for reports in results.values() for result in reports.values()]
+    if any(result and result[1] is not Verdict.EQUAL for result in answers):
+        return 1
+    if None in answers:
+        problem = f"not all answered within {arguments.seconds:g} s; is there a leader? See `parallax status`"
+        print(f"parallax: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _catalog(arguments: argparse.Namespace) -> list[str]:
+    redis = connect(arguments.redis)
+    try:
+        return list(await catalog(redis, arguments.prefix))
+    finally:
+        await redis.aclose()
 
 
 def _show(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> int:
@@ -32,7 +83,9 @@ def _show(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> int:
         print(json.dumps(found, indent=2))
     elif found:
         print(render(found))
-    if not found:
-        print(f"nobody announces himself under the prefix {arguments.prefix!r}: is anything running?", file=sys.stderr)
-        return 1
-    return 0
+    return 0 if found else _nobody(arguments, 1)
+
+
+def _nobody(arguments: argparse.Namespace, code: int) -> int:
+    print(f"nobody announces himself under the prefix {arguments.prefix!r}: is anything running?", file=sys.stderr)
+    return code

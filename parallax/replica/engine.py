@@ -8,9 +8,10 @@ is collected in the lane and handed over, once for each job, after `version` was
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import perspective
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from parallax.errors import EngineRefused
 from parallax.replica import filling
+from parallax.replica.encodings import delete_view, to_ipc, typed
 from parallax.replica.journal import Journal
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
@@ -36,6 +38,9 @@ Threads start when they are needed."""
 
 MOST_VIEWS = 900
 """How many views a process may hold, so that the pool always has threads to spare."""
+
+PIECE_CELLS = 100_000
+"""How many values are read in one turn of a table's lane, for whoever reads all of it: about 4 ms."""
 
 LAST_MSG_ID = 2**32 - 1
 """The message id of requests that the facade itself sends: callers of `request` use lower ones."""
@@ -130,6 +135,7 @@ class EngineTable:
         self._table: Any = None
         self._views: dict[str, str] = {}  # by the ids that callers of `request` chose: fingerprints
         self._is_new = False  # no row was ever in it
+        self._whole: Any = None  # a view of all columns, while somebody reads the table in pieces
         self._queued: Op | None = None  # what the queue ends with, None if all is polled
         self._polls = 0
         self._polled_at = 0.0  # time.monotonic()
@@ -196,8 +202,19 @@ class EngineTable:
         Raises:
             EngineRefused: there is no table, or its contents are unknown.
         """
-        table: pa.Table = await self._in_lane(self._export)
-        return table
+        return pa.concat_tables([piece async for piece in self.pieces()])
+
+    async def pieces(self) -> AsyncGenerator[pa.Table, None]:
+        """Give the same rows in pieces, at least one; viewers' requests have their turns in between.
+
+        Nobody may write meanwhile, nor read like this. Raises EngineRefused as `export` does, or since somebody did.
+        """
+        view, rows, step, polls = await self._in_lane(self._open_whole)
+        try:
+            for start in range(0, max(rows, 1), step):
+                yield await self._in_lane(partial(self._read_piece, view, start, start + step, polls))
+        finally:
+            await self._in_lane(partial(self._close_whole, view))
 
     async def request(
         self,
@@ -344,7 +361,7 @@ class EngineTable:
             self.polls_seconds += self._poll_seconds
 
     def _load(self, spec: TableSpec, data: pa.Table) -> None:
-        if self.spec is not None and not _same_shape(self.spec, spec):
+        if self.spec is not None and self.spec.shape != spec.shape:
             self._drop()
         try:
             if self.spec is None:
@@ -466,21 +483,36 @@ class EngineTable:
         """Return columns of all rows that are polled, in a fresh view's order."""
         view = self._table.view(columns=columns)
         try:
-            read = pa.ipc.open_stream(view.to_arrow()).read_all()
+            return typed(spec, columns, view.to_arrow())
         finally:
             view.delete()
-        return read.cast(pa.schema([spec.arrow_schema.field(name) for name in columns]))  # strings come as dictionaries
 
-    def _export(self) -> pa.Table:
+    def _open_whole(self) -> tuple[Any, int, int, int]:
         spec = self._check()
         self._poll()
         try:
-            return self._read(spec, spec.columns)
+            self._close_whole(self._whole)  # of a reader who was cancelled on his way out
+            self._whole = self._table.view(columns=spec.columns)
+        except ENGINE_ERRORS as error:
+            raise EngineRefused(self.name, "export", str(error)) from error
+        return self._whole, self.rows, max(1, PIECE_CELLS // len(spec.columns)), self._polls
+
+    def _read_piece(self, view: Any, start: int, end: int, polls: int) -> pa.Table:
+        spec = self._check()
+        if (self._whole, self._polls, self._queued) != (view, polls, None):
+            raise EngineRefused(self.name, "export", "the table was written to meanwhile")
+        try:
+            return typed(spec, spec.columns, view.to_arrow(start_row=start, end_row=end))
         except ENGINE_ERRORS as error:
             raise EngineRefused(self.name, "export", str(error)) from error
 
+    def _close_whole(self, view: Any) -> None:
+        if view is not None and view is self._whole:
+            self._whole = None
+            view.delete()
+
     def _alter(self, spec: TableSpec) -> None:
-        if not _same_shape(self._check(), spec):
+        if self._check().shape != spec.shape:
             raise EngineRefused(self.name, "alter", "columns, index and limit of a table cannot change in place")
         self.spec = spec
 
@@ -503,8 +535,9 @@ class EngineTable:
         if self.spec is None:
             return
         try:
+            self._close_whole(self._whole)
             for view_id in self._views:
-                self._session.handle_request(_delete_view(view_id))
+                self._session.handle_request(delete_view(view_id))
             self._table.delete()
         except ENGINE_ERRORS as error:
             raise EngineRefused(self.name, "drop", str(error)) from error
@@ -528,23 +561,5 @@ class EngineTable:
         return self.spec
 
 
-def to_ipc(table: pa.Table) -> bytes:
-    """Return a table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-def _same_shape(one: TableSpec, other: TableSpec) -> bool:
-    return (one.schema, one.index, one.limit) == (other.schema, other.index, other.limit)
-
-
 def _ignore(*_: object) -> None:
     """Answer the engine's poll requests, which come after every request: the frame clock decides."""
-
-
-def _delete_view(view_id: str) -> bytes:
-    """Encode a ViewDelete (field 11): message id, entity id, empty body."""
-    name = view_id.encode()
-    return b"\x08\xff\xff\xff\xff\x0f\x12" + bytes([len(name)]) + name + b"\x5a\x00"

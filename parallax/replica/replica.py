@@ -4,9 +4,9 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +14,27 @@ import pyarrow as pa
 from redis.asyncio import Redis
 
 from parallax.errors import BadRecord, ChunksGone, EngineRefused, SnapshotUnusable
-from parallax.replica.digest import digest
+from parallax.replica.digest import Digester
 from parallax.replica.engine import EngineTable
 from parallax.replica.feed import Feed, Inbox
 from parallax.replica.source import Source
 from parallax.replication import events as e
 from parallax.replication import follower as f
+from parallax.replication.follower import DISTRUST_SECONDS
 from parallax.replication.keys import TableKeys
 from parallax.replication.position import ORIGIN, Position
 from parallax.replication.record import Heartbeat, Op, Record, decode_message
 from parallax.replication.snapshot import Manifest
 from parallax.replication.spec import TableSpec
+from parallax.replication.verdict import Digest, Verdict
 from parallax.replication.window import Window
 from parallax.store import STORE_ERRORS, text
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
+HEAL_SECONDS = 2 * DISTRUST_SECONDS
+VERIFIED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,16 @@ class Replica:
         self.applied = ORIGIN
         """The position whose state the engine holds (or has queued, in order)."""
         self.window = Window()
-        self.digest: tuple[Position, str] | None = None
-        """The last digest that a `verify` record made this replica compute."""
+        self.digest: Digest | None = None
+        """The last digest that a `verify` record made this replica compute. It is computed once for each: who starts again, and
+        comes upon the same record, still stands by what he said, or nobody would learn that he was wrong."""
+        self._verified: deque[Position] = deque(maxlen=VERIFIED)
+        self.verdict: Verdict | None = None
+        """How this replica stood to the others, the last time that digests were compared."""
+        self.verdicts: Counter[Verdict] = Counter()
+        """How often it stood to them in which way."""
+        self.heals = 0
+        """How often it was found to be wrong, and began to start again from a snapshot."""
         self.error: str | None = None
         """The last thing that kept this replica from its top, for people."""
         self.is_held = False
@@ -127,6 +139,17 @@ class Replica:
         self._events.append(event)
         if self._inbox is not None:
             self._inbox.wake()
+
+    @property
+    def is_healing(self) -> bool:
+        """Say whether this replica was found to be wrong, and is not at the top again; after so long it counts as well as it is."""
+        since = self.follower.diverged_at
+        return since is not None and time.monotonic() < since + HEAL_SECONDS
+
+    def heal(self, since: Position) -> None:
+        """Start again from a snapshot, taken at `since` or later if there is one: what is held is wrong."""
+        self.heals += 1
+        self.tell(e.DivergenceFound(since))
 
     async def reached(self, position: Position, seconds: float) -> bool:
         """Wait until the engine holds the state at exactly `position`; False if that takes longer than `seconds`."""
@@ -216,10 +239,13 @@ class Replica:
         except (ChunksGone, *STORE_ERRORS) as error:
             self._note(f"a record's payload cannot be read: {error}")
             return e.PayloadMissing(self.applied, is_gone=isinstance(error, ChunksGone))
+        verifies = [record.position for record in records if record.op is Op.VERIFY]
         async with self._state_lock:
             self.table.work.position = text(records[-1].position)
             try:
                 for record, payload in zip(records, payloads, strict=True):
+                    if record.position in verifies[:-1]:
+                        continue  # who reads the log has much to catch up with: nobody waits for his old digests
                     if record.op in (Op.BEGIN, Op.VERIFY, Op.DROP):
                         await self._apply_changes(changes)
                         await self._apply_control(record)
@@ -243,9 +269,9 @@ class Replica:
 
     async def _apply_control(self, record: Record) -> None:
         if record.op is Op.VERIFY:
-            if self.table.spec is not None:
-                rows = await self.table.export()
-                self.digest = (record.position, await asyncio.to_thread(digest, rows))
+            if self.table.spec is not None and record.position not in self._verified:
+                self._verified.append(record.position)
+                self.digest = await self._digest(record.position, self.table.spec)
         elif record.op is Op.DROP:
             await self.table.drop()
         elif record.spec is not None:
@@ -255,6 +281,13 @@ class Replica:
                 await self.table.load(record.spec, record.spec.arrow_schema.empty_table())
             elif held != record.spec:
                 await self.table.alter(record.spec)
+
+    async def _digest(self, position: Position, spec: TableSpec) -> Digest:
+        state = Digester(spec.arrow_schema)
+        async with aclosing(self.table.pieces()) as pieces:
+            async for piece in pieces:
+                await asyncio.to_thread(state.add, piece)
+        return Digest(position, spec.fingerprint, state.value())
 
     async def _read_log(self, start: Position) -> e.Event:
         try:
@@ -321,6 +354,9 @@ class Replica:
             "rows": self.table.rows,
             "records": self.records,
             "resyncs": self.follower.resyncs,
-            "digest": self.digest and {"position": text(self.digest[0]), "value": self.digest[1]},
+            "digest": self.digest and self.digest.to_json(),
+            "verdict": self.verdict,
+            "verdicts": dict(self.verdicts),
+            "heals": self.heals,
             "error": None if self.state is f.State.LIVE else self.error,
         }

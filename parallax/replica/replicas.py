@@ -8,8 +8,10 @@ from typing import Any
 from redis.asyncio import Redis
 
 from parallax import quarantine
+from parallax.registry import ANNOUNCE_SECONDS
 from parallax.replica.engine import Engine
 from parallax.replica.feed import Feed
+from parallax.replica.healing import Healing
 from parallax.replica.replica import Replica
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys, TableKeys
@@ -25,10 +27,19 @@ HELD_SECONDS = 2.0
 
 
 class Replicas:
-    """Hold a replica of every table that the catalog names. A table never leaves with the catalog: only its log can drop it."""
+    """Hold a replica of every table that the catalog names. A table never leaves with the catalog: only its log can drop it.
+
+    `name` is the one that the process announces itself under; `leads()` says whether it has the lease.
+    """
 
     def __init__(
-        self, redis: "Redis", prefix: str, engine: Engine, on_change: Callable[[Replica], None] = lambda replica: None
+        self,
+        redis: "Redis",
+        prefix: str,
+        engine: Engine,
+        name: str,
+        on_change: Callable[[Replica], None] = lambda replica: None,
+        leads: Callable[[], bool] = lambda: False,
     ) -> None:
         self.feed = Feed(redis)
         self._redis = redis
@@ -36,6 +47,7 @@ class Replicas:
         self._engine = engine
         self._on_change = on_change
         self._replicas: dict[str, Replica] = {}
+        self._healing = Healing(redis, FleetKeys(prefix), name, self, leads)
         self._tasks = Tasks()
         self.knows_catalog = False
         """Whether a catalog was there: before the very first leader, there is none."""
@@ -48,6 +60,7 @@ class Replicas:
         self._tasks.start(follow_primary(self._redis), name="primary")
         self._tasks.start(self.feed.run(), name="feed")
         self._tasks.start(self._watch_catalog(), name="catalog")
+        self._tasks.start(self._compare(), name="comparison of digests")
 
     def ensure(self, name: str) -> Replica:
         """Return the replica of a table, beginning it if it is new."""
@@ -95,6 +108,16 @@ class Replicas:
             except STORE_ERRORS as error:
                 log.debug("the catalog cannot be read: %s", error)
             await asyncio.sleep(CATALOG_SECONDS)
+
+    async def _compare(self) -> None:
+        while True:
+            await self._healing.look()
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    @property
+    def is_healing(self) -> bool:
+        """Say whether a replica was found to be wrong, and is not healed yet."""
+        return any(replica.is_healing for replica in self)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Return what the registry and /status say about each table; one that was dropped is not there."""

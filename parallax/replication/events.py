@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from parallax.replication.position import Position
+from parallax.replication.position import ORIGIN, Position
 from parallax.replication.record import Record
 from parallax.replication.snapshot import Manifest
 
@@ -87,7 +87,10 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class DivergenceFound:
-    """Other replicas hold another state at the same position: this one must load the snapshot."""
+    """Other replicas hold another state at the same position: this one must load a snapshot, and for a while only one that was
+    taken at `since` or later, since those before may be as wrong as it is itself."""
+
+    since: Position = ORIGIN
 
 
 @dataclass(frozen=True, slots=True)

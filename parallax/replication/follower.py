@@ -37,7 +37,7 @@ from parallax.replication.events import (
     Unreadable,
 )
 from parallax.replication.position import ORIGIN, Position
-from parallax.replication.record import Record
+from parallax.replication.record import Op, Record
 from parallax.replication.snapshot import Manifest
 
 BEAT_SECONDS = 1.0
@@ -48,6 +48,9 @@ RETRY_SECONDS = (0.1, 10.0)
 SILENCE_SECONDS = (SILENT_BEATS * BEAT_SECONDS, 30.0)
 FAILURES = 3
 """So many unusable snapshots, or records that the engine refused, in a row make a replica FAILED. It keeps trying."""
+DISTRUST_SECONDS = 30.0
+"""So long a replica that diverged waits for a snapshot that was taken since, before it loads an older one: there may be no leader
+to take one, or the log was replaced by one whose positions are below."""
 RECENT = 16_384
 """Positions remembered as applied, to know late and doubled messages for what they are. Not less than the shell's queue."""
 
@@ -74,6 +77,8 @@ class Follower:
         """When the replica was first known to be behind `top`; None exactly while position == top or top is unknown."""
         self.highest = ORIGIN
         """The highest position at which it ever stood, which a log that lost its end does not reach; for the record only."""
+        self.diverged_at: float | None = None
+        """When a divergence was last found that is not healed yet."""
         self.resyncs = 0
         self._question: Question | None = None  # the one that is out; at most one at a time
         self._recent: OrderedDict[Position, None] = OrderedDict()  # applied, ending at position; at most RECENT
@@ -83,6 +88,8 @@ class Follower:
         self._heard_at: float | None = None  # the last sign of life on the feed
         self._silences = 0
         self._must_resync = False  # what the replica holds is not to be built upon
+        self._trusted_since = ORIGIN  # after a divergence: no snapshot from before it is loaded, for a while
+        self._is_manifest_missing = False  # so the question that is out asks the log whether the table was dropped
         self._is_off_the_log = False  # the last page read did not lead on from position, nor end at it
         self.is_stranded = False
         """Whether the last look at everything in Redis showed that nothing there leads to the log's top. Neither then nor ever
@@ -119,7 +126,7 @@ class Follower:
                 commands = self._manifest_read(manifest, is_held, now, luck)
             case SnapshotLoaded(position):
                 self._question = None
-                commands = self._snapshot_loaded(position)
+                commands = self._snapshot_loaded(position, now)
             case SnapshotFailed(is_intact):
                 self._question = None
                 self.is_stranded = is_intact
@@ -142,8 +149,9 @@ class Follower:
                 self._question = None
                 self.is_stranded = False
                 commands = self._back_off(now, luck)
-            case DivergenceFound():
+            case DivergenceFound(since):
                 self._must_resync = True
+                self.diverged_at, self._trusted_since = now, since
                 self._leave_live()
                 commands = self._ask()
         self._note_lag(now)
@@ -204,7 +212,7 @@ class Follower:
         self, records: Sequence[Record], top: Position | None, from_origin: bool, now: float, luck: float
     ) -> list[Command]:
         if self._must_resync:
-            return self._put(ReadManifest())
+            return self._page_read_in_need(records, top, now, luck)
         if top is None:
             return self._back_off(now, luck)  # no log: keep what is there, stale
         self.top = top
@@ -231,6 +239,19 @@ class Follower:
             commands += self._put(ReadManifest())  # the entries behind my position were deleted by hand
         return commands
 
+    def _page_read_in_need(self, records: Sequence[Record], top: Position | None, now: float, luck: float) -> list[Command]:
+        """Take in a page while what is held is not to be built upon: only that the table was dropped can be told from it."""
+        if records and records[-1].op is Op.DROP and records[-1].position == top:
+            self.top = top
+            self._must_resync = False
+            commands: list[Command] = [self._apply(records[-1])]
+            self._arrived()
+            return commands
+        if self._is_manifest_missing:
+            self._is_manifest_missing = False
+            return [SetWant(), *self._back_off(now, luck)]
+        return self._put(ReadManifest())
+
     def _following(self, records: Sequence[Record]) -> Sequence[Record] | None:
         """Return what follows my position in a page, or None if the page does not lead on from it."""
         for number, record in enumerate(records):
@@ -243,22 +264,31 @@ class Follower:
     def _manifest_read(self, manifest: Manifest | None, is_held: bool, now: float, luck: float) -> list[Command]:
         if manifest is None and (self.is_empty or self._is_off_the_log) and not self._must_resync:
             return self._put(ReadLog(ORIGIN))
+        if manifest is None and not self.is_empty and self._must_resync:
+            self._is_manifest_missing = True
+            return self._put(ReadLog(self.position))
         if manifest is not None and (is_held or self.is_empty):
             # If we have passed it and the log holds our position, it would bring us back here. If the log went back behind
             # us, it is the way back.
             leads_on = manifest.position not in self._recent or self._is_off_the_log
-            if leads_on or self._must_resync:
+            if (leads_on or self._must_resync) and not self._is_distrusted(manifest.position, now):
                 return self._put(LoadSnapshot(manifest))
         if self._is_off_the_log or self.is_empty:
             return self._strand(now, luck)
         return [SetWant(), *self._back_off(now, luck)]
 
-    def _snapshot_loaded(self, position: Position) -> list[Command]:
+    def _is_distrusted(self, position: Position, now: float) -> bool:
+        """Say whether a snapshot may be as wrong as the state that is to be healed. Positions of one log have an order; that it
+        may be another log is what DISTRUST_SECONDS is for."""
+        diverged_at = self.diverged_at
+        return diverged_at is not None and position < self._trusted_since and now < diverged_at + DISTRUST_SECONDS
+
+    def _snapshot_loaded(self, position: Position, now: float) -> list[Command]:
         self.resyncs += 1
         self._is_off_the_log = self.is_stranded = False
         self.position = position
         self.highest = max(self.highest, position)
-        self._must_resync = False
+        self._must_resync = self._is_distrusted(position, now)  # the divergence was found while it was being loaded
         self._recent.clear()
         self._recent[position] = None
         self._retries = 0
@@ -282,6 +312,7 @@ class Follower:
     def _arrived(self) -> None:
         self.state = State.LIVE
         self.is_stranded = False
+        self.diverged_at = None
         self._retries = self._failures = 0
 
     def _leave_live(self) -> None:

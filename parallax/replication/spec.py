@@ -1,5 +1,7 @@
 """What a table is: its columns, its primary key or limit, and who may write to it."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +67,16 @@ class TableSpec:
     def arrow_schema(self) -> pa.Schema:
         """The Arrow schema that carries this table exactly."""
         return pa.schema([pa.field(name, ARROW_TYPES[word]) for name, word in self.schema])
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What cannot change while the table's rows and views stay: columns, index and limit."""
+        return (self.schema, self.index, self.limit)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short text that differs for specs that differ."""
+        return hashlib.blake2b(json.dumps(self.to_json()).encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return this spec as plain JSON values; `from_json` reads it back."""

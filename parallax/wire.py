@@ -133,3 +133,33 @@ def _varint(frame: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
     raise ValueError("a number without end")
+
+
+def fields(message: bytes) -> dict[int, int | bytes]:
+    """Read a body whose fields are whole numbers, and texts or messages, which are returned as bytes; the last of each counts.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    found: dict[int, int | bytes] = {}
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        value, at = _varint(message, at)
+        if tag & 7 == _BYTES:
+            if value > len(message) - at:
+                raise ValueError(f"field {tag >> 3} says {value} bytes, {len(message) - at} are left")
+            found[tag >> 3] = message[at : at + value]
+            at += value
+        elif tag & 7 == _VARINT:
+            found[tag >> 3] = value
+        else:
+            raise ValueError(f"field {tag >> 3} of wire type {tag & 7}")
+    return found
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """Encode a field: a whole number, or a text or message as bytes."""
+    if isinstance(value, int):
+        return varint(number << 3 | _VARINT) + varint(value)
+    return varint(number << 3 | _BYTES) + varint(len(value)) + value

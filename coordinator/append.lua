@@ -2,8 +2,8 @@
 -- The only writer of a log. In one call: compare the top, append, take what was carried out of ingest, move what was refused, publish.
 -- Without records and refusals it is the heartbeat: the same comparison, then the true top is published.
 --
--- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs, 8 trying
--- ARGV: 1 expected top, 2 feed channel, 3 sender, 4 and 5 cap of rejected, in entries and in bytes,
+-- KEYS: 1 log, 2 ingest, 3 rejected, 4 manifest, 5 want, 6 verify, 7 blobs, 8 trying, 9 the feed, a channel
+-- ARGV: 1 expected top, 2 PUBLISH, or in a cluster SPUBLISH, 3 sender, 4 and 5 cap of rejected, in entries and in bytes,
 --       6 n, then n pairs (id, record)
 --       then m, m ingest ids that these records carry
 --       then k, k pairs (ingest id, reason) of refused entries
@@ -11,7 +11,8 @@
 --       then manifest position and body to set ('' and '': none), c, c names of its chunks
 -- Chunks that are referred to are made permanent; if one is gone, nothing is done.
 -- Answers {'yes', 'no' (the top is another) or 'chunk' (one is gone), true top, 1 if somebody wants a snapshot, 1 if somebody asks for a verify,
---          'held', 'unheld' or 'none': whether a manifest is there and the log holds its position}
+--          'held', 'unheld' or 'none': whether a manifest is there and the log holds its position,
+--          and to a heartbeat, if Redis is nearly full, the per cent that are used}
 local log, ingest, rejected, manifest = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local function last_id(key)
@@ -113,10 +114,10 @@ if position ~= '' then
 end
 
 for _, record in ipairs(records) do
-  redis.call('PUBLISH', ARGV[2], record[2])
+  redis.call(ARGV[2], KEYS[9], record[2])
 end
 if #records == 0 and #done == 0 then
-  redis.call('PUBLISH', ARGV[2], 'PH ' .. top .. ' ' .. ARGV[3])
+  redis.call(ARGV[2], KEYS[9], 'PH ' .. top .. ' ' .. ARGV[3])
 end
 
 local wanted = redis.call('DEL', KEYS[5])
@@ -126,4 +127,12 @@ local stands = redis.call('HGET', manifest, 'position')
 if stands then
   held = (stands == top or #redis.call('XRANGE', log, stands, stands) > 0) and 'held' or 'unheld'
 end
-return {'yes', top, wanted, verify, held}
+local answer = {'yes', top, wanted, verify, held}
+if #records == 0 and #done == 0 then
+  local info = redis.pcall('INFO', 'memory')
+  if type(info) == 'string' then
+    local used, most = tonumber(string.match(info, 'used_memory:(%d+)')), tonumber(string.match(info, 'maxmemory:(%d+)'))
+    if used and most and most > 0 and used > 0.9 * most then answer[6] = math.floor(100 * used / most) end
+  end
+end
+return answer

@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from redis.asyncio import Redis
 
 from parallax.replication.spec import TableSpec
-from parallax.store import text
+from parallax.store import load_script, text
 
 KEPT_FINGERPRINTS = 100
+SAVED_AT_ONCE = 1000
 MARKER = ""
 """A name that no table has: with it, a catalog without tables differs from no catalog."""
 
@@ -44,6 +44,7 @@ class Catalog:
         self.wishes: dict[str, Wish] = {}
         self._redis = redis
         self._key = key
+        self._script = load_script(redis, "coordinator", "catalog.lua")
 
     async def load(self) -> None:
         """Take over what is in Redis; what is only here stays."""
@@ -54,8 +55,10 @@ class Catalog:
 
     async def save(self) -> None:
         """Write all wishes."""
-        values: dict[Any, Any] = {name: wish.encode() for name, wish in self.wishes.items()}
-        await self._redis.hset(self._key, mapping=values | {MARKER: Wish(None).encode()})
+        wishes = [*self.wishes.items(), (MARKER, Wish(None))]
+        for first in range(0, len(wishes), SAVED_AT_ONCE):
+            some = wishes[first : first + SAVED_AT_ONCE]
+            await self._script(keys=[self._key], args=[part for name, wish in some for part in (name, wish.encode())])
 
     def follow_file(self, specs: Iterable[TableSpec]) -> list[str]:
         """Wish for what a tables file declares, and return the names of the tables for which that is news.

@@ -34,7 +34,7 @@ class Channel:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        self._inbox = inbox = await self._feed.add(self._ingest)
+        self._inbox = inbox = await self._feed.add(self._ingest, is_sharded=False)
         try:
             while True:
                 await inbox.wait(1.0)

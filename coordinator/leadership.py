@@ -8,6 +8,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from coordinator.candidate import Candidate
 from coordinator.catalog import Catalog, Wish
 from coordinator.channel import Channel
 from coordinator.history import History
@@ -43,6 +44,7 @@ class Leadership:
         self._replicas = replicas
         self._settings = settings
         self._keys = FleetKeys(settings.prefix)
+        self._candidate = Candidate(redis, self._keys, lease.owner, settings.candidate_seconds)
         self._catalog = Catalog(redis, self._keys.catalog)
         self._declared = read_tables_file(settings.tables)
         self._file_problems: list[str] = []
@@ -161,7 +163,7 @@ class Leadership:
             rejected_max=settings.rejected_max,
             rejected_bytes=settings.rejected_bytes,
         )
-        history = History(table_log, replica, snapshots, self.confirm)
+        history = History(table_log, replica, snapshots, self.confirm, self._candidate.defer)
         limits = Limits(**{bound.name: getattr(settings, bound.name) for bound in fields(Limits)})
         sequencer = Sequencer(
             self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds
@@ -261,6 +263,7 @@ class Leadership:
                 "backlog": sequencer.backlog,
                 "top": str(sequencer.top),
                 "problem": sequencer.problem,
+                "lost": sequencer.lost,
                 "channel_messages": self._channels[name].messages,
                 "channel_dropped": self._channels[name].dropped,
             }

@@ -12,7 +12,7 @@ from parallax.replication.keys import TableKeys
 from parallax.replication.position import ORIGIN, Position
 from parallax.replication.record import FIELD, Blob, Record
 from parallax.replication.snapshot import Manifest
-from parallax.store import load_script, text
+from parallax.store import is_cluster, load_script, text
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 
@@ -24,6 +24,7 @@ class Answer:
     is_appended: bool
     top: Position  # the log's true top, after the call
     is_snapshot_wanted: bool = False
+    used_percent: int = 0  # of Redis's memory, if nearly all of it; known with each heartbeat
 
 
 class Log:
@@ -40,6 +41,7 @@ class Log:
         self.is_verify_asked = False
         """Somebody asked for a verify since this was last set to False. The asking was taken out of Redis by an append."""
         self._beats = 0
+        self._publish = "SPUBLISH" if is_cluster(redis) else "PUBLISH"
         self._append_script = load_script(redis, "coordinator", "append.lua")
         self._page_script = load_script(redis, "parallax.replica", "page.lua")
 
@@ -74,7 +76,7 @@ class Log:
         if not records and not carried and not refused:
             self._beats += 1
         keys = self.keys
-        arguments: list[Any] = [str(expected), keys.feed, f"{self._owner}:{self._beats}", *self._rejected_caps]
+        arguments: list[Any] = [str(expected), self._publish, f"{self._owner}:{self._beats}", *self._rejected_caps]
         arguments.append(len(records))
         for record in records:
             arguments += (str(record.position), record.encode())
@@ -90,13 +92,23 @@ class Log:
         else:
             chunks = keys.chunks(manifest.snapshot, manifest.chunks)
             arguments += (str(manifest.position), manifest.encode(), len(chunks), *chunks)
-        names = [keys.log, keys.ingest, keys.rejected, keys.manifest, keys.want, keys.verify, keys.blobs, keys.trying]
-        said, top, wanted, verify, held = await self._append_script(keys=names, args=arguments)
+        names = [
+            keys.log,
+            keys.ingest,
+            keys.rejected,
+            keys.manifest,
+            keys.want,
+            keys.verify,
+            keys.blobs,
+            keys.trying,
+            keys.feed,
+        ]
+        said, top, wanted, verify, held, *pressure = await self._append_script(keys=names, args=arguments)
         if text(said) == "chunk":
             raise Forked(f"table {keys.table!r}: a chunk that was just written is gone")
         is_wanted = bool(wanted) or text(held) != "held"
         self.is_verify_asked |= bool(verify)
-        return Answer(text(said) == "yes", Position.parse(top), is_wanted)
+        return Answer(text(said) == "yes", Position.parse(top), is_wanted, *map(int, pressure))
 
     async def _outsource(self, record: Record) -> Record:
         """Store a payload that is too large for pub/sub beside the log."""

@@ -95,6 +95,11 @@ class Sequencer:
             self._spec = spec or self._spec
             self._unwanted = self.problem = None
 
+    @property
+    def lost(self) -> int:
+        """How many records that we knew Redis has lost."""
+        return self._history.lost
+
     async def run(self) -> None:
         """Lead this table until cancelled, until the right to is lost, or until it is dropped.
 
@@ -231,6 +236,8 @@ class Sequencer:
         head.top = answer.top
         self.counts.records += len(records)
         self._snapshots.weigh(sum(len(record.payload) + 200 for record in records))
+        if answer.used_percent:
+            self._snapshots.relieve(answer.used_percent)
         if answer.is_snapshot_wanted or self._snapshots.is_due():
             self._snapshots.request()
 

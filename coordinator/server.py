@@ -16,7 +16,7 @@ from parallax.replica.engine import Engine
 from parallax.replica.journal import Journal
 from parallax.replica.replicas import Replicas
 from parallax.replication.keys import FleetKeys
-from parallax.store import connect, wait_for_redis
+from parallax.store import connect, follow_primary, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
 
@@ -37,8 +37,8 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     keys = FleetKeys(settings.prefix)
 
     # 2. Redis: the lease has a client of its own, with a short time-out.
-    redis = connect(settings.redis_url)
-    lease_redis = connect(settings.redis_url, timeout_seconds=LEASE_TIMEOUT_SECONDS)
+    redis = connect(settings.redis())
+    lease_redis = connect(settings.redis(), timeout_seconds=LEASE_TIMEOUT_SECONDS)
     lease = Lease(lease_redis, keys.lease, owner, settings.lease_ttl_seconds)
 
     # 3. Replicas of every table, and what shall lead them; a tables file that is wrong ends it here.
@@ -68,9 +68,10 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     log.info("coordinator %s: internal port %d", name, settings.internal_port)
 
     try:
-        await or_stop(wait_for_redis(redis, settings.redis_url), stop)
+        await or_stop(wait_for_redis(redis, settings.redis()), stop)
         async with Tasks() as tasks:
             replicas.start()
+            tasks.start(follow_primary(lease_redis), name="primary")
             tasks.start(announcer.run(), name="registry")
             tasks.start(leadership.run(), name="leadership")
             await stop.wait()

@@ -12,6 +12,9 @@ class CoordinatorSettings(CommonSettings):
     tables: str = setting("", "Path of the tables file (YAML); tables may also come from `parallax tables`")
     internal_port: int = setting(8091, "Port of /healthz, /readyz and /status", low=1, high=65535)
     lease_ttl_seconds: float = setting(3.0, "How long a leader that fell silent keeps the lease (s)", low=0.5, high=600)
+    candidate_seconds: float = setting(
+        2.0, "How long one who would lead on an empty log waits for a coordinator that knows more (s)", low=0, high=60
+    )
     batch_rows: int = setting(100_000, "Most rows that are merged into one record", low=1)
     batch_bytes: int = setting(4 << 20, "Bytes of ingest that are looked at in one go", low=1024)
     batch_entries: int = setting(5_000, "Entries of ingest that are looked at in one go", low=1, high=100_000)

@@ -25,7 +25,8 @@ local present = redis.call('HGET', KEYS[1], 'position')
 local is_held = present and holds(present)
 if is_held then
   -- Both are in this log, so its own order tells which is newer. IDs do not fit Lua's numbers: Redis compares them.
-  if present == position or #redis.call('XRANGE', KEYS[2], '(' .. position, present, 'COUNT', 1) > 0 then return 'newer' end
+  -- One at the same position is replaced: a chunk of it may be gone, or the log in front of it shall make room.
+  if #redis.call('XRANGE', KEYS[2], '(' .. position, present, 'COUNT', 1) > 0 then return 'newer' end
 end
 
 redis.call('HSET', KEYS[1], 'position', position, 'body', ARGV[2])

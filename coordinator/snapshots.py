@@ -6,6 +6,7 @@ import logging
 import pyarrow as pa
 from redis.asyncio import Redis
 
+from parallax.errors import BadRecord
 from parallax.replica.chunks import UNPUBLISHED_SECONDS, write_chunks
 from parallax.replica.digest import digest
 from parallax.replica.replica import Held, Replica
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MIN_LOG_BYTES = 32 << 20
 PAUSE_SECONDS = 2.0
+RELIEF_BYTES = 64 << 10
 
 
 class Snapshots:
@@ -30,6 +32,7 @@ class Snapshots:
         self._keys = replica.keys
         self._min_log_bytes = min_log_bytes
         self._log_bytes = 0  # appended since the last snapshot that we know of
+        self._untrimmed_bytes = 0  # between the last two snapshots: what the next will trim
         self._snapshot_bytes = 0
         self._requested = asyncio.Event()
         self._script = load_script(redis, "coordinator", "snap.lua")
@@ -41,6 +44,13 @@ class Snapshots:
     def is_due(self) -> bool:
         """Say whether the log outweighs its snapshot."""
         return self._log_bytes > max(self._min_log_bytes, self._snapshot_bytes)
+
+    def relieve(self, used_percent: int) -> None:
+        """Redis is nearly full: ask for a snapshot if that and the next would make more room than they take."""
+        if self._log_bytes + self._untrimmed_bytes > max(RELIEF_BYTES, self._snapshot_bytes):
+            if not self._requested.is_set():
+                log.warning("table %s: Redis is %d %% full; trimming the log", self._keys.table, used_percent)
+            self.request()
 
     def request(self) -> None:
         """Ask for a snapshot soon. Requests that come while one is being taken become one."""
@@ -81,6 +91,7 @@ class Snapshots:
             return
         self.taken += 1
         self._log_bytes = max(0, self._log_bytes - weight)
+        self._untrimmed_bytes = weight
         self._snapshot_bytes = manifest.size_bytes
         log.info(
             "table %s: snapshot at %s, %d rows, %d bytes",
@@ -109,5 +120,8 @@ class Snapshots:
         body = await self._redis.hget(self._keys.manifest, "body")
         if not body:
             return []
-        old = Manifest.decode(as_bytes(body))
+        try:
+            old = Manifest.decode(as_bytes(body))
+        except BadRecord:
+            return []  # its chunks stay for ever; nobody knows their names
         return self._keys.chunks(old.snapshot, old.chunks)

@@ -58,7 +58,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     auth = Auth(settings)
 
     # 1. Redis, the engine, the gateway.
-    redis = connect(settings.redis_url)
+    redis = connect(settings.redis())
     engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads, journal=Journal.inherited())
     metrics = Metrics()
     writes = Writes(redis, settings.prefix, f"node {boot}", lambda table: replicas.ensure(table), settings.edit_seconds)
@@ -139,7 +139,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     log.info("node %s: public port %d, internal port %d", name, settings.port, settings.internal_port)
 
     try:
-        await or_stop(wait_for_redis(redis, settings.redis_url), stop)
+        await or_stop(wait_for_redis(redis, settings.redis()), stop)
         async with Tasks() as tasks:
             replicas.start()
             tasks.start(auth.run(), name="keys of tokens")

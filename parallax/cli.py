@@ -1,15 +1,15 @@
 """The command `parallax`."""
 
 import argparse
-import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 
 from parallax.commands import fleet, publish, quarantine, tables
 from parallax.errors import ConfigurationError, ParallaxError
-from parallax.settings import CommonSettings, load
-from parallax.store import STORE_ERRORS, place
+from parallax.redis_url import place
+from parallax.settings import load_where
+from parallax.store import STORE_ERRORS
 from parallax.version import VERSION
 
 
@@ -61,10 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    names = ("PARALLAX_REDIS_URL", "PARALLAX_PREFIX")
-    common = load(CommonSettings, {name: os.environ[name] for name in names if name in os.environ})
-    where = "default: PARALLAX_REDIS_URL or %(default)s"
-    command.add_argument("--redis", default=common.redis_url, metavar="URL", help=where)
+    common = load_where()
+    where = f"default: PARALLAX_REDIS_URL, now {place(common.redis_url)}".replace("%", "%%")
+    command.add_argument("--redis", default=common.redis_url, type=common.redis, metavar="URL", help=where)
     command.add_argument("--prefix", default=common.prefix, help="default: PARALLAX_PREFIX or %(default)s")
     command.add_argument("--json", action="store_true", help="print JSON")
 

@@ -81,7 +81,7 @@ async def _report(settings: CommonSettings, works: list[dict[str, object]]) -> N
     from parallax.replication.keys import FleetKeys
     from parallax.store import connect
 
-    redis = connect(settings.redis_url, timeout_seconds=REPORT_SECONDS)
+    redis = connect(settings.redis(), timeout_seconds=REPORT_SECONDS)
     try:
         await quarantine.blame(redis, FleetKeys(settings.prefix), works, settings.quarantine_seconds)
     finally:

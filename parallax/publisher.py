@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import socket
 import threading
 import time
@@ -22,12 +21,11 @@ from parallax.publisher_spec import as_arrow, infer_spec
 from parallax.replication.keys import TableKeys
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
-from parallax.settings import CommonSettings, load
-from parallax.store import STORE_ERRORS, connect, load_script, text
+from parallax.settings import load_where
+from parallax.store import STORE_ERRORS, connect, follow_primary, load_script, text
 from parallax.tasks import Tasks
 
 T = TypeVar("T")
-WHERE = ("PARALLAX_REDIS_URL", "PARALLAX_PREFIX")
 NUMBERED = Batching(rows=2**31 - 1, bytes=32 << 20)
 """A numbered write must be the same entry when it is repeated, so it is not cut."""
 CONFIRM_PAUSE_SECONDS = 0.05
@@ -76,8 +74,8 @@ class AsyncPublisher:
         Raises:
             ConfigurationError: the URL is none.
         """
-        settings = load(CommonSettings, {name: os.environ[name] for name in WHERE if name in os.environ})
-        self._url, self._prefix = redis_url or settings.redis_url, prefix or settings.prefix
+        settings = load_where()
+        self._url, self._prefix = settings.redis(redis_url), prefix or settings.prefix
         self._is_durable = producer is not None
         self.producer = producer or f"{socket.gethostname()[:60]}-{uuid.uuid4().hex[:16]}"
         self._options = LaneOptions(
@@ -262,6 +260,8 @@ class AsyncPublisher:
         if lane is None:
             lane = self._lanes[table] = Lane(self._redis, TableKeys(self._prefix, table), self._options, self._numbers)
             self._tasks.start(lane.run(), name=f"publish {table}")
+            if len(self._lanes) == 1:
+                self._tasks.start(follow_primary(self._redis), name="primary")
         await lane.room()
         return lane
 

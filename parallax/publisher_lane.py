@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError
 
 from parallax.errors import PublishError
 from parallax.publisher_data import Payload
+from parallax.redis_url import place
 from parallax.replication.keys import TableKeys
 from parallax.replication.record import Op
-from parallax.store import STORE_ERRORS, load_script, place, text
+from parallax.store import STORE_ERRORS, is_final, load_script, text
 
 WINDOW_ENTRIES, WINDOW_BYTES = 1_000, 16 << 20  # what one script carries
+SMALL_WINDOW_BYTES = 64 << 10
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0  # between two attempts
 BACKLOG_PAUSE_SECONDS = 0.1
 
@@ -62,6 +64,7 @@ class Lane:
         self._waiting: deque[Outgoing] = deque()
         self._in_flight = 0  # entries at the head of `_waiting` that are on their way
         self._bytes = self._rows = 0
+        self._most_bytes = WINDOW_BYTES  # less after Redis was full
         self._backlog = 0
         self._problem: str | None = None  # why the last attempt came to nothing
         self._is_hopeless = False  # trying again will not help
@@ -183,18 +186,20 @@ class Lane:
                 self._note(self._explain(error))
 
     async def _deliver(self) -> None:
-        window = self._window()
-        arguments: list[str | bytes | int] = [self._options.producer]
-        for outgoing in window:
-            form, data = outgoing.payload.encode()
-            arguments += (str(outgoing.op), form, data, outgoing.seq)
         pause = FIRST_PAUSE_SECONDS
         while True:
+            window = self._window()
+            arguments: list[str | bytes | int] = [self._options.producer]
+            for outgoing in window:
+                form, data = outgoing.payload.encode()
+                arguments += (str(outgoing.op), form, data, outgoing.seq)
             try:
                 first, last, backlog = await self._script(keys=[self.keys.ingest], args=arguments)
                 break
             except STORE_ERRORS as error:
-                self._is_hopeless = _is_hopeless(error)
+                if isinstance(error, OutOfMemoryError):  # what we send counts, too, while Redis reads it
+                    self._most_bytes = max(SMALL_WINDOW_BYTES, self._most_bytes // 2)
+                self._is_hopeless = is_final(error)
                 self._note(self._explain(error))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -206,9 +211,10 @@ class Lane:
                 done = self._waiting.popleft()
                 self._bytes -= done.payload.size
                 self._rows -= done.payload.rows
-            self._in_flight = 0
+            self._in_flight -= len(window)
             self._progress_at = self._oldest_at = time.monotonic()
         self._problem, self._is_hopeless = None, False
+        self._most_bytes = min(WINDOW_BYTES, 2 * self._most_bytes)
         self._notify()
 
     def _window(self) -> list[Outgoing]:
@@ -217,11 +223,11 @@ class Lane:
         size = 0
         with self._lock:
             for outgoing in self._waiting:
-                if window and (len(window) >= WINDOW_ENTRIES or size + outgoing.payload.size > WINDOW_BYTES):
+                if window and (len(window) >= WINDOW_ENTRIES or size + outgoing.payload.size > self._most_bytes):
                     break
                 window.append(outgoing)
                 size += outgoing.payload.size
-            self._in_flight = len(window)
+            self._in_flight = max(self._in_flight, len(window))  # what was sent once is never changed, it may have arrived
         return window
 
     def _note(self, problem: str) -> None:
@@ -232,7 +238,7 @@ class Lane:
         where, said = place(self._options.url), str(error) or type(error).__name__
         if isinstance(error, OutOfMemoryError):
             return f"Redis at {where} is full (OOM: {said}): give it more memory, or let the coordinator catch up"
-        if _is_hopeless(error):
+        if is_final(error):
             return f"Redis at {where} refuses us: {said}"
         return f"Redis at {where} cannot be reached: {said}"
 
@@ -247,11 +253,3 @@ class Lane:
                 await changed.wait()
         except TimeoutError:
             pass
-
-
-def _is_hopeless(error: BaseException) -> bool:
-    """Say whether trying again cannot help until somebody changes something."""
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        return True
-    words = ("NOAUTH", "WRONGPASS", "NOPERM", "WRONGTYPE", "invalid username-password", "unknown command")
-    return isinstance(error, ResponseError | OSError) and any(word in str(error) for word in words)

@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from parallax.replication.keys import FleetKeys
-from parallax.store import STORE_ERRORS, text
+from parallax.store import STORE_ERRORS, load_script, text
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ class Announcer:
 
     def __init__(self, redis: "Redis", keys: FleetKeys, name: str, describe: Callable[[], dict[str, Any]]) -> None:
         self._redis, self._keys, self._name, self._describe = redis, keys, name, describe
+        self._keep = load_script(redis, "parallax", "keep.lua")
 
     async def run(self) -> None:
         """Announce until cancelled."""
@@ -34,10 +35,8 @@ class Announcer:
 
     async def announce(self) -> None:
         """Announce once, now."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(self._keys.member(self._name), json.dumps(self._describe()), ex=TTL_SECONDS)
-            pipe.sadd(self._keys.members, self._name)
-            await pipe.execute()
+        keys = [self._keys.member(self._name), self._keys.members]
+        await self._keep(keys=keys, args=[json.dumps(self._describe()), TTL_SECONDS, self._name])
 
     async def leave(self) -> None:
         """Take the announcement back; a failure is as good, since it expires."""

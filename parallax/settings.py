@@ -6,6 +6,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from parallax.errors import ConfigurationError
+from parallax.redis_url import complete
 
 PREFIX = "PARALLAX_"
 S = TypeVar("S", bound="CommonSettings")
@@ -24,7 +25,18 @@ def setting(default: Any, doc: str, *, low: float | None = None, high: float | N
 class CommonSettings:
     """What node and coordinator both need to know."""
 
-    redis_url: str = setting("redis://127.0.0.1:6379/0", "Where Redis is: redis://, rediss:// or unix://")
+    redis_url: str = setting(
+        "redis://127.0.0.1:6379/0",
+        "Where Redis is: redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// (see above)",
+        is_secret=True,
+    )
+    redis_username: str = setting("", "The user in Redis, unless the URL names one", is_secret=True)
+    redis_password: str = setting("", "His password, unless the URL has one", is_secret=True)
+    redis_sentinel_username: str = setting("", "The user at the sentinels", is_secret=True)
+    redis_sentinel_password: str = setting("", "The password at the sentinels, if they ask for one", is_secret=True)
+    redis_ca_file: str = setting("", "Path of the certificates (PEM) that rediss:// trusts; the system's if empty")
+    redis_cert_file: str = setting("", "Path of our own certificate (PEM), if Redis asks for one")
+    redis_key_file: str = setting("", "Path of its key (PEM)")
     prefix: str = setting("parallax", "What every key in Redis begins with; two fleets on one Redis need two prefixes")
     bind: str = setting("0.0.0.0", "The address to listen on")
     node_id: str = setting("", "This process's name in the fleet; made from the host's name if empty")
@@ -34,6 +46,28 @@ class CommonSettings:
     quarantine_seconds: float = setting(
         3600.0, "How long it is remembered that a view, or a table's rows, ended a process (s)", low=1
     )
+
+    def redis(self, url: str | None = None) -> str:
+        """Return a Redis URL, ours unless another is given, with what the other settings say of Redis and it does not."""
+        return complete(
+            url or self.redis_url,
+            {
+                "username": self.redis_username,
+                "password": self.redis_password,
+                "sentinel_username": self.redis_sentinel_username,
+                "sentinel_password": self.redis_sentinel_password,
+                "ssl_ca_certs": self.redis_ca_file,
+                "ssl_certfile": self.redis_cert_file,
+                "ssl_keyfile": self.redis_key_file,
+            },
+        )
+
+
+def load_where(environ: Mapping[str, str] | None = None) -> CommonSettings:
+    """Read only where Redis is, and the prefix; for programs that are no service."""
+    environ = os.environ if environ is None else environ
+    names = ("PARALLAX_PREFIX", *(name for name in environ if name.startswith("PARALLAX_REDIS_")))
+    return load(CommonSettings, {name: environ[name] for name in names if name in environ})
 
 
 def load(kind: type[S], environ: Mapping[str, str] | None = None) -> S:

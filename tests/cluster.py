@@ -12,7 +12,6 @@ import perspective
 import pyarrow as pa
 import websockets
 import yaml
-from redis.asyncio import Redis
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
 from parallax.demo.balancer import caddyfile
@@ -20,10 +19,12 @@ from parallax.demo.ports import choose_ports
 from parallax.replication.keys import TableKeys
 from parallax.replication.spec import TableSpec
 from parallax.status import disagreements, verify
+from parallax.store import connect
 from parallax.tasks import Tasks
 from tests.operations import Operation
 from tests.oracle import Value, comparable_rows
 from tests.processes import HOST, PATIENCE, ROOT, Process, RedisKind, RedisServer, program_of, python_module, until
+from tests.stores import Store
 
 PREFIX = "parallax"
 READY_SECONDS = 60  # five processes that start at once on two busy cores
@@ -31,6 +32,7 @@ SETTINGS = {
     "FRAME_MS": "20",
     "DRAIN_SECONDS": "0.2",
     "LEASE_TTL_SECONDS": "1.5",
+    "CANDIDATE_SECONDS": "0.2",
     "LOG_LEVEL": "info",
     "GUARD": "false",
     "VERIFY_SECONDS": "0",
@@ -54,8 +56,9 @@ class Cluster:
     front: bool = False
     program: str = ""  # a module that runs coordinators and nodes by their kind; empty: their own
     settings: Mapping[str, str] = field(default_factory=dict)
+    store: Store | None = None  # where Redis is, if not a single plain server
     node_command: Sequence[str] = tuple(python_module("node"))
-    server: RedisServer = field(init=False)
+    server: Any = field(init=False)  # a RedisServer, or that store
     redis: Any = field(init=False)  # a redis.asyncio.Redis, whose annotations know too many types
     ports: dict[str, int] = field(init=False, default_factory=dict)
     processes: dict[str, Process] = field(init=False, default_factory=dict)
@@ -68,8 +71,8 @@ class Cluster:
         self._tables_file = self.directory / "tables.yaml"
         tables = {spec.name: _body(spec) for spec in self.specs}
         self._tables_file.write_text(yaml.safe_dump({"tables": tables}, sort_keys=False))  # columns have an order
-        self.server = RedisServer(self.directory, choose_ports({"redis": 0})["redis"], self.redis_kind)
-        self.redis = Redis(port=self.server.port, socket_timeout=10)
+        self.server = self.store or RedisServer(self.directory, choose_ports({"redis": 0})["redis"], self.redis_kind)
+        self.redis = connect(self.server.url, timeout_seconds=10)
         self.server.start()
         await self.server.ready()
         for number in range(1, self.coordinators + 1):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from parallax.demo.ports import choose_ports
-from parallax.store import connect, place
+from parallax.redis_url import place
+from parallax.store import connect
 from parallax.tasks import Tasks
 from tests.processes import RedisServer
 

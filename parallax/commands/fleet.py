@@ -6,9 +6,10 @@ import json
 import sys
 from typing import Any
 
+from parallax.redis_url import place
 from parallax.replication.verdict import Verdict
 from parallax.status import comparison, fleet, render, strays, verify
-from parallax.store import STORE_ERRORS, connect, place
+from parallax.store import STORE_ERRORS, connect
 from parallax.tables import catalog
 
 RESULTS = {

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from parallax.errors import ChunksGone
 from parallax.replication.keys import TableKeys
-from parallax.store import as_bytes
+from parallax.store import as_bytes, load_script
 
 CHUNK_BYTES = 1 << 20
 UNPUBLISHED_SECONDS = 300
@@ -15,12 +15,13 @@ UNPUBLISHED_SECONDS = 300
 
 
 async def write_chunks(redis: "Redis", keys: TableKeys, label: str, data: bytes) -> tuple[str, int]:
-    """Store `data`, and return the name and the number of its chunks."""
+    """Store `data`, even where Redis is full, and return the name and the number of its chunks."""
     name = f"{label}-{secrets.token_hex(6)}"
+    keep = load_script(redis, "parallax", "keep.lua")
     view = memoryview(data)
     starts = range(0, len(view), CHUNK_BYTES)
     for number, start in enumerate(starts):
-        await redis.set(keys.chunk(name, number), bytes(view[start : start + CHUNK_BYTES]), ex=UNPUBLISHED_SECONDS)
+        await keep(keys=[keys.chunk(name, number)], args=[bytes(view[start : start + CHUNK_BYTES]), UNPUBLISHED_SECONDS])
     return name, len(starts)
 
 

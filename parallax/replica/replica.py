@@ -229,7 +229,7 @@ class Replica:
                 case e.SetWant():
                     await self._set_want()
                 case e.Resubscribe():
-                    self._feed.resubscribe()
+                    self._feed.resubscribe(self.keys.feed)
 
     async def _apply(self, records: list[Record]) -> e.Event | None:
         """Apply records in order; those that change rows go to the engine together. Return what went wrong, if anything."""

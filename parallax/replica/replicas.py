@@ -15,7 +15,7 @@ from parallax.replica.healing import Healing
 from parallax.replica.replica import Replica
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys, TableKeys
-from parallax.store import STORE_ERRORS
+from parallax.store import STORE_ERRORS, follow_primary
 from parallax.tables import catalog
 from parallax.tasks import Tasks
 
@@ -57,6 +57,7 @@ class Replicas:
 
     def start(self) -> None:
         """Begin to listen to the feed, and to look at the catalog."""
+        self._tasks.start(follow_primary(self._redis), name="primary")
         self._tasks.start(self.feed.run(), name="feed")
         self._tasks.start(self._watch_catalog(), name="catalog")
         self._tasks.start(self._compare(), name="comparison of digests")

@@ -75,6 +75,8 @@ class Follower:
         """The newest position known to be in the log."""
         self.behind_since: float | None = None
         """When the replica was first known to be behind `top`; None exactly while position == top or top is unknown."""
+        self.highest = ORIGIN
+        """The highest position at which it ever stood, which a log that lost its end does not reach; for the record only."""
         self.diverged_at: float | None = None
         """When a divergence was last found that is not healed yet."""
         self.resyncs = 0
@@ -89,6 +91,9 @@ class Follower:
         self._trusted_since = ORIGIN  # after a divergence: no snapshot from before it is loaded, for a while
         self._is_manifest_missing = False  # so the question that is out asks the log whether the table was dropped
         self._is_off_the_log = False  # the last page read did not lead on from position, nor end at it
+        self.is_stranded = False
+        """Whether the last look at everything in Redis showed that nothing there leads to the log's top. Neither then nor ever
+        is a log that holds what we cannot read, or what the engine refuses, taken for one that leads nowhere."""
 
     @property
     def is_empty(self) -> bool:
@@ -113,8 +118,9 @@ class Follower:
                 self._heard_at = now
                 commands = self._ask()
             case PageRead(records, top):
+                from_origin = self._question == ReadLog(ORIGIN)
                 self._question = None
-                commands = self._page_read(records, top, now, luck)
+                commands = self._page_read(records, top, from_origin, now, luck)
             case ManifestRead(manifest, is_held):
                 self._question = None
                 commands = self._manifest_read(manifest, is_held, now, luck)
@@ -123,10 +129,12 @@ class Follower:
                 commands = self._snapshot_loaded(position, now)
             case SnapshotFailed(is_intact):
                 self._question = None
+                self.is_stranded = is_intact
                 if not is_intact:
                     self._lose_state()
                 commands = self._failed(now, luck)
             case ApplyFailed():
+                self.is_stranded = False
                 self._lose_state()
                 commands = self._failed(now, luck)
             case PayloadMissing(held, is_gone):
@@ -135,9 +143,11 @@ class Follower:
                 commands = self._failed(now, luck) if is_gone else self._back_off(now, luck)
             case Unreadable():
                 self._question = None
+                self.is_stranded = False
                 commands = self._failed(now, luck)
             case ReadFailed():
                 self._question = None
+                self.is_stranded = False
                 commands = self._back_off(now, luck)
             case DivergenceFound(since):
                 self._must_resync = True
@@ -198,7 +208,9 @@ class Follower:
         self._question = question
         return [question]
 
-    def _page_read(self, records: Sequence[Record], top: Position | None, now: float, luck: float) -> list[Command]:
+    def _page_read(
+        self, records: Sequence[Record], top: Position | None, from_origin: bool, now: float, luck: float
+    ) -> list[Command]:
         if self._must_resync:
             return self._page_read_in_need(records, top, now, luck)
         if top is None:
@@ -206,11 +218,13 @@ class Follower:
         self.top = top
         if top != self.position:
             self._leave_live()
+        if from_origin and records and records[0].prev == ORIGIN:
+            self._lose_state()  # the whole history is here, from a begin that starts with no rows
         following = self._following(records)
         self._is_off_the_log = following is None and top != self.position
         if following is None and top != self.position:
-            if self.is_empty:  # the log does not begin at the origin: only a snapshot can tell what was before
-                return [SetWant(), *self._back_off(now, luck)]
+            if self.is_empty or from_origin:  # the log does not begin at the origin: only a snapshot tells what was before
+                return self._strand(now, luck)
             return self._put(ReadManifest())
         commands: list[Command] = []
         for record in following or ():
@@ -248,7 +262,7 @@ class Follower:
         return None
 
     def _manifest_read(self, manifest: Manifest | None, is_held: bool, now: float, luck: float) -> list[Command]:
-        if manifest is None and self.is_empty and not self._must_resync:
+        if manifest is None and (self.is_empty or self._is_off_the_log) and not self._must_resync:
             return self._put(ReadLog(ORIGIN))
         if manifest is None and not self.is_empty and self._must_resync:
             self._is_manifest_missing = True
@@ -259,6 +273,8 @@ class Follower:
             leads_on = manifest.position not in self._recent or self._is_off_the_log
             if (leads_on or self._must_resync) and not self._is_distrusted(manifest.position, now):
                 return self._put(LoadSnapshot(manifest))
+        if self._is_off_the_log or self.is_empty:
+            return self._strand(now, luck)
         return [SetWant(), *self._back_off(now, luck)]
 
     def _is_distrusted(self, position: Position, now: float) -> bool:
@@ -269,8 +285,9 @@ class Follower:
 
     def _snapshot_loaded(self, position: Position, now: float) -> list[Command]:
         self.resyncs += 1
-        self._is_off_the_log = False
+        self._is_off_the_log = self.is_stranded = False
         self.position = position
+        self.highest = max(self.highest, position)
         self._must_resync = self._is_distrusted(position, now)  # the divergence was found while it was being loaded
         self._recent.clear()
         self._recent[position] = None
@@ -282,7 +299,9 @@ class Follower:
     # Changes of state ----------------------------------------------------------------------------------------------
 
     def _apply(self, record: Record) -> Apply:
+        self.is_stranded = False
         self.position = record.position
+        self.highest = max(self.highest, record.position)
         self._recent[record.position] = None
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)
@@ -292,6 +311,7 @@ class Follower:
 
     def _arrived(self) -> None:
         self.state = State.LIVE
+        self.is_stranded = False
         self.diverged_at = None
         self._retries = self._failures = 0
 
@@ -315,6 +335,10 @@ class Follower:
         self._recent[held] = None
         self.position = held
         self._leave_live()
+
+    def _strand(self, now: float, luck: float) -> list[Command]:
+        self.is_stranded = True
+        return [SetWant(), *self._back_off(now, luck)]
 
     def _failed(self, now: float, luck: float) -> list[Command]:
         self._failures += 1

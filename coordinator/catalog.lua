@@ -1,0 +1,3 @@
+#!lua flags=allow-oom
+-- Write the catalog, even where Redis is full: a new leader does so before it makes room.  KEYS: catalog.  ARGV: field, value, ...
+redis.call('HSET', KEYS[1], unpack(ARGV))

@@ -63,7 +63,7 @@ class Balance:
         self._owner = os.environ.get(OWNER, boot)
         self._gateway, self._settings = gateway, settings
         self._on_rebuild = on_rebuild
-        self._release = load_script(redis, "node", "release.lua")
+        self._release = load_script(redis, "parallax", "release.lua")
         self._at_start = 0  # bytes that this process had when all tables were there
         self._has_complained = False
 

@@ -17,6 +17,7 @@ from parallax.errors import BadRecord, ChunksGone, EngineRefused, SnapshotUnusab
 from parallax.replica.digest import Digester
 from parallax.replica.engine import EngineTable
 from parallax.replica.feed import Feed, Inbox
+from parallax.replica.pacing import Pacing
 from parallax.replica.source import Source
 from parallax.replication import events as e
 from parallax.replication import follower as f
@@ -58,7 +59,8 @@ class Replica:
         feed: Feed,
         keys: TableKeys,
         table: EngineTable,
-        on_change: Callable[["Replica"], None] = lambda replica: None,
+        on_change: Callable[["Replica"], None],
+        pacing: Pacing,
     ) -> None:
         self.keys = keys
         self.table = table
@@ -83,6 +85,7 @@ class Replica:
         self.records = 0
         self.sender_heard: str | None = None
         self._feed = feed
+        self._pacing = pacing
         self._on_change = on_change
         self._state_lock = asyncio.Lock()  # held while engine, applied and window move together
         self._events: deque[e.Event] = deque()
@@ -311,7 +314,8 @@ class Replica:
 
     async def _load_snapshot(self, manifest: Manifest) -> e.Event:
         try:
-            rows = await self._source.snapshot(manifest)
+            async with self._pacing.place(manifest.size_bytes):
+                rows = await self._source.snapshot(manifest)
         except SnapshotUnusable as error:
             self._note(str(error))
             return e.SnapshotFailed(is_intact=True)

@@ -12,6 +12,7 @@ from parallax.registry import ANNOUNCE_SECONDS
 from parallax.replica.engine import Engine
 from parallax.replica.feed import Feed
 from parallax.replica.healing import Healing
+from parallax.replica.pacing import Pacing
 from parallax.replica.replica import Replica
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys, TableKeys
@@ -45,6 +46,7 @@ class Replicas:
         self._redis = redis
         self._prefix = prefix
         self._engine = engine
+        self._pacing = Pacing(redis, FleetKeys(prefix))
         self._on_change = on_change
         self._replicas: dict[str, Replica] = {}
         self._healing = Healing(redis, FleetKeys(prefix), name, self, leads)
@@ -66,7 +68,7 @@ class Replicas:
         """Return the replica of a table, beginning it if it is new."""
         if name not in self._replicas:
             keys = TableKeys(self._prefix, name)
-            replica = Replica(self._redis, self.feed, keys, self._engine.table(name), self._on_change)
+            replica = Replica(self._redis, self.feed, keys, self._engine.table(name), self._on_change, self._pacing)
             self._replicas[name] = replica
             self._tasks.start(self._run(replica), name=f"replica {name}")
         return self._replicas[name]

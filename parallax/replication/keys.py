@@ -122,3 +122,7 @@ class FleetKeys:
     def rebuild(self) -> str:
         """String with a TTL: which node is starting afresh; one at a time."""
         return self._key("rebuild")
+
+    def place(self, number: int) -> str:
+        """String with a TTL: who reads a large snapshot, see `parallax.replica.pacing`."""
+        return self._key(f"place:{number}")

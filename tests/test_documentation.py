@@ -42,3 +42,21 @@ async def test_the_metrics_of_a_node_are_all_there_and_no_others() -> None:
         await gateway.close()
         await engine.close()
     assert sorted(written) == sorted(exposed)
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    root = Path(__file__).resolve().parents[1]
+    text = (root / "docs" / "guarantees.md").read_text()
+    known = {
+        name
+        for path in (root / "tests").glob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)|^\s+(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+        for name in name
+        if name
+    }
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row.rpartition(" | ")[2])
+        assert named, row
+        assert set(named) <= known, row

@@ -2,6 +2,8 @@
 PY := .venv/bin/python
 READY := .venv/.ready
 SOURCES := parallax coordinator node
+# Most tests wait for processes: three files at a time on two processors take half of the time, if all are patient.
+PYTEST := PARALLAX_TEST_PATIENCE=$${PARALLAX_TEST_PATIENCE:-2} $(PY) -m pytest -q -n 3 --dist loadfile
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types bench deep clean lock packages
 
@@ -12,7 +14,7 @@ demo: $(READY) ## run everything here, on http://127.0.0.1:8080/ (FOR=20: stop b
 	@exec $(PY) -m parallax.cli demo $(if $(FOR),--for $(FOR))
 
 test: lint types packages ## lint, types and the test suite
-	$(PY) -m pytest -q -m "not deep"
+	$(PYTEST) -m "not deep"
 
 deep: lint types packages ## the same, with the tests that take minutes
 	$(PY) -m pytest -q

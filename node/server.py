@@ -149,10 +149,12 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             tasks.start(balance.run(lambda: not unready()), name="balance")
             await or_stop(first_of(gateway.is_stuck, rebuild), stop)
 
-            # 4. Drain: no new viewers, and those who are here are handed over.
+            # 4. Drain: load balancers are told, those who are here are handed over, and so are those who come all the same.
             log.info("draining %d sessions", gateway.sessions)
             is_draining = True
             await gateway.drain(settings.drain_seconds)
+            public.stop()
+            await gateway.drain(0)
             if gateway.is_stuck.is_set():
                 log.critical("the engine has been at work on one view for %g s: starting afresh", settings.stuck_seconds)
                 os.abort()  # nothing else ends that work; the guard tells the fleet whose fault it was

@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from parallax.demo import ports
+
+RUNNERS = 8
+
 pytest.register_assert_rewrite("tests.cluster", "tests.oracle", "tests.processes")  # so that they say what was compared
 
 settings.register_profile("parallax", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("parallax")  # how fast this machine is at the moment is not what the tests are about
+
+# Each of several runners side by side chooses from ports of its own: between the choice and the start nobody may take one.
+_RUNNER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % RUNNERS
+_LOW, _HIGH = ports.OTHER_PORTS
+_SHARE = (_HIGH - _LOW) // RUNNERS
+ports.OTHER_PORTS = (_LOW + _RUNNER * _SHARE, _LOW + (_RUNNER + 1) * _SHARE)
 
 if TYPE_CHECKING:
     from parallax.replication.spec import TableSpec

@@ -92,7 +92,7 @@ class Viewer:
         self.session, self.outbox = gateway.open(self._took)
 
     def _took(self, sent: Sequence[Frame]) -> None:
-        for head, body in sent:
+        for head, body, _ in sent:
             self.outbox.accepted(len(head) + len(body))
             envelope = decode(head + body)
             is_note = envelope.msg_id in self.silent and envelope.number != SERVER_ERROR

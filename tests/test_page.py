@@ -60,8 +60,9 @@ class Node:
         self._gateway.remove_table(name)
         await self._tables.pop(name).drop()
 
-    async def drain(self) -> None:
-        """Close every viewer's socket."""
+    async def leave(self) -> None:
+        """Close every viewer's socket, and let nobody in again."""
+        self._server.stop()
         await self._gateway.drain(0)
 
     async def close(self) -> None:
@@ -213,7 +214,7 @@ async def test_a_lost_connection_is_said(node: Node, browser: Browser) -> None:
     await node.host(TRADES, TRADED)
     tab = await browser.open(node.url)
     await expect(tab.cell("a")).to_be_visible()
-    await node.drain()  # it takes nobody in again
+    await node.leave()
     await expect_status(tab, "reconnecting")
     await expect(tab.cell("a")).to_be_visible()  # what was there stays
 

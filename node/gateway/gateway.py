@@ -59,7 +59,6 @@ class Gateway:
         """Called with the number of each request that was answered, and time.monotonic() when it came."""
         self.counts = Counts()
         self.budget = Budget(limit=settings.cache_bytes, largest=settings.cache_max_answer_bytes)
-        self.is_draining = False
         self.is_stuck = asyncio.Event()
         """Set when the engine has been at work on a view for so long that this node had better be started afresh."""
         self.tasks = Tasks()
@@ -237,16 +236,24 @@ class Gateway:
             self.end(session, LEAVING, "another node has fewer viewers; connect again")
 
     async def drain(self, seconds: float) -> None:
-        """Take no new viewers, and hand over those who are here, in small lots over `seconds`."""
-        self.is_draining = True
-        closers = list(self._sessions.values())
-        random.shuffle(closers)
-        size = max(1, -(-len(closers) // LOTS))
-        for start in range(0, len(closers), size):
-            for close in closers[start : start + size]:
-                close(LEAVING, "this node is leaving; connect again")
-            if start + size < len(closers):
+        """Hand over those who are here, in small lots over `seconds`.
+
+        Whoever comes meanwhile goes last: his load balancer does not know yet, and to refuse him would be an error on his screen.
+        """
+        leaving = list(self._sessions)
+        random.shuffle(leaving)
+        size = max(1, -(-len(leaving) // LOTS))
+        for start in range(0, len(leaving), size):
+            self._hand_over(leaving[start : start + size])
+            if start + size < len(leaving):
                 await asyncio.sleep(seconds / LOTS * (0.5 + random.random()))
+        self._hand_over(list(self._sessions))
+
+    def _hand_over(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            close = self._sessions.get(session)
+            if close is not None:
+                close(LEAVING, "this node is leaving; connect again")
 
     async def close(self) -> None:
         """End what runs."""

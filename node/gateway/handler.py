@@ -50,7 +50,7 @@ class ViewerHandler(WebSocketHandler):
         return bool(place) and place == self.request.headers.get("Host", "").lower()
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse those without a good token; and new viewers while draining, and when there are too many."""
+        """Refuse those without a good token, and new viewers when there are too many."""
         try:
             self._access = await self._auth.admit(self.request)
         except Unauthorized as refused:
@@ -60,11 +60,11 @@ class ViewerHandler(WebSocketHandler):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             await self.finish(f"{refused}\n")
             return
-        if self.gateway.is_draining or self.gateway.is_full:
-            self.gateway.counts.full_refusals += not self.gateway.is_draining
+        if self.gateway.is_full:
+            self.gateway.counts.full_refusals += 1
             self.set_status(503)
             self.set_header("Retry-After", "1")
-            await self.finish("draining\n" if self.gateway.is_draining else "this node has as many viewers as it may have\n")
+            await self.finish("this node has as many viewers as it may have\n")
             return
         await super().get(*args, **kwargs)
 

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from parallax.replication.keys import FleetKeys, TableKeys
 from parallax.replication.snapshot import Manifest
@@ -135,7 +136,11 @@ class Faults:
         self._note(f"{fault}: {', '.join(names) or 'nobody'}")
         for name in names:
             if fault.kind == "stop":
-                code = await self._cluster[name].terminate(20)
+                status = Path(f"/proc/{self._cluster[name].pid}/status")
+                try:
+                    code = await self._cluster[name].terminate(20)
+                except AssertionError as error:
+                    raise AssertionError(f"{error}\n{status.read_text()}") from error
                 assert code == 0, f"{name} ended with {code} when it was told to stop"
             else:
                 await self._cluster[name].kill()

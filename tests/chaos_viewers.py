@@ -75,7 +75,9 @@ class LinkedViewer:
         self.stale += len(self._excused)
         for spec in TABLES:
             body = COUNTED if spec is NUMBERS else make(spec.name, columns=["x"])
-            await viewer.ask(MAKE, body, spec.name)
+            answer = await viewer.ask(MAKE, body, spec.name)
+            if answer.number != MAKE:
+                raise ConnectionRefusedError("a node that has only just started")
 
     async def _watch(self, viewer: SocketViewer) -> None:
         leaves_after = self._rng.choice((20, 60, 10_000))
@@ -83,6 +85,9 @@ class LinkedViewer:
             for spec in TABLES:
                 async with asyncio.timeout(PATIENCE_SECONDS * PATIENCE):
                     answer = await viewer.ask(COLUMNS, ALL_ROWS, spec.name)
+                if answer.number != COLUMNS:
+                    self.problems.append(f"{spec.name} could not be read: {answer.body!r}")
+                    return
                 self._note_positions(viewer)
                 if spec is NUMBERS:
                     self._check(json.loads(said_by(answer.body)))

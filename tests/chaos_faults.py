@@ -136,12 +136,7 @@ class Faults:
         self._note(f"{fault}: {', '.join(names) or 'nobody'}")
         for name in names:
             if fault.kind == "stop":
-                status = Path(f"/proc/{self._cluster[name].pid}/status")
-                try:
-                    code = await self._cluster[name].terminate(20)
-                except AssertionError as error:
-                    raise AssertionError(f"{error}\n{status.read_text()}") from error
-                assert code == 0, f"{name} ended with {code} when it was told to stop"
+                await self._stop(name)
             else:
                 await self._cluster[name].kill()
         await asyncio.sleep(fault.seconds)
@@ -149,6 +144,14 @@ class Faults:
             self._cluster[name].start()
             self._note(f"started {name}")
         self._busy.difference_update(names)
+
+    async def _stop(self, name: str) -> None:
+        status = Path(f"/proc/{self._cluster[name].pid}/status")
+        try:
+            code = await self._cluster[name].terminate(20)
+        except AssertionError as error:  # which signals it waits for, and which it has not looked at
+            raise AssertionError(f"{error}\n{await asyncio.to_thread(status.read_text)}") from error
+        assert code == 0, f"{name} ended with {code} when it was told to stop"
 
     async def _pause(self, fault: Fault) -> None:
         names = await self._members(fault.whom)

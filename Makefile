@@ -5,7 +5,7 @@ SOURCES := parallax coordinator node
 # Most tests wait for processes: three files at a time on two processors take half of the time, if all are patient.
 PYTEST := PARALLAX_TEST_PATIENCE=$${PARALLAX_TEST_PATIENCE:-2} $(PY) -m pytest -q -n 3 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench deep clean lock packages
+.PHONY: help demo test lint types bench chaos deep clean lock packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ lint: $(READY) ## ruff: rules and formatting
 
 types: $(READY) ## mypy --strict
 	$(PY) -m mypy
+
+chaos: $(READY) ## real processes and random faults (RUNS=20 seeds from SEED=1 on; a seed that fails is shown, and can be run again)
+	@$(PY) -m tests.chaos --seed $(or $(SEED),1) --runs $(or $(RUNS),20)
 
 bench: $(READY) ## the benchmarks of loadtests/
 	$(PY) -m loadtests.bench_viewers

@@ -106,7 +106,7 @@ class Cluster:
         kind = name.partition("-")[0]
         self.ports |= choose_ports({name: 0, f"{name} internal": 0})
         own = {
-            "REDIS_URL": self.server.url,
+            "REDIS_URL": self.redis_url(name),
             "PREFIX": PREFIX,
             "BIND": HOST,
             "NODE_ID": name,
@@ -150,6 +150,10 @@ class Cluster:
     def url(self, name: str, path: str = "/", *, internal: bool = False) -> str:
         """Return a URL of a member (or of `front`)."""
         return f"http://{HOST}:{self.ports[f'{name} internal' if internal else name]}{path}"
+
+    def redis_url(self, name: str) -> str:
+        """Return where Redis is for one member."""
+        return self.server.url
 
     async def fetch(self, url: str) -> tuple[int, bytes]:
         """GET a URL and return status and body, whatever the status."""

@@ -168,13 +168,15 @@ class Session:
             del self._tasks[key]
 
     async def _handle(self, request: Envelope, message: Any, started: float) -> None:
+        deadline = time.monotonic() + REMAKE_SECONDS
         try:
-            try:
-                await self._perform(request, message)
-            except StaleGeneration:
-                if not await self._made_anew(request):
-                    raise
-                await self._perform(request, message)
+            while True:
+                try:
+                    await self._perform(request, message)
+                    break
+                except StaleGeneration:
+                    if time.monotonic() > deadline or not await self._made_anew(request):
+                        raise
         except Exception as wrong:  # noqa: BLE001 - answered: one request must not cost a viewer the connection
             self._answer_error(request, wrong)
         self._gateway.observe(request.number, started)
@@ -360,14 +362,9 @@ class Session:
 
     async def _made_anew(self, request: Envelope) -> bool:
         """Wait for the table's next shape, under which a request can be tried again; say whether there is one."""
-        name = request.entity_id
         is_of_table = request.number in OF_TABLES or request.number == MAKE_VIEW
-        if not is_of_table:
-            view = self._views.find(name)
-            if view is None:
-                return False
-            name = view.hosted.name
-        if not await self._gateway.is_current(name, REMAKE_SECONDS):
+        name = request.entity_id if is_of_table else self._views.table_of(request.entity_id)
+        if not name or not await self._gateway.is_current(name, REMAKE_SECONDS):
             return False
         if not is_of_table:
             await self._make_again(request.entity_id)

@@ -117,9 +117,13 @@ class Views:
         self._making += 1
         try:
             await configs.check(hosted, config)
-            self._views[client_id] = View(hosted, config, await self._acquire(hosted, config))
+            shared = await self._acquire(hosted, config)
         finally:
             self._making -= 1
+        if self._gateway.find(hosted.name) is not hosted:  # nobody would make this one again
+            hosted.release(shared)
+            raise StaleGeneration
+        self._views[client_id] = View(hosted, config, shared)
 
     async def _acquire(self, hosted: Hosted, config: Any, **options: Any) -> SharedView:
         if not self._gateway.make_room():
@@ -199,7 +203,10 @@ class Views:
             self.delete(client_id)
 
     async def make_again(self, client_id: str) -> bool:
-        """Put a view on its table's present shape. Say no if it cannot be: it is not valid any more, or somebody follows its rows."""
+        """Put a view on its table's present shape. Say no if it cannot be: it is not valid any more, or somebody follows its rows.
+
+        If the shape is of the past before that is done, the view waits for the next one: the gateway calls again.
+        """
         view = self._views.get(client_id)
         hosted = None if view is None else self._gateway.find(view.hosted.name)
         if view is None or hosted is view.hosted:
@@ -209,7 +216,9 @@ class Views:
         try:
             await configs.check(hosted, view.config)
             shared = await self._acquire_for(view, hosted)
-        except (Refused, StaleGeneration) as wrong:
+        except StaleGeneration:
+            return True
+        except Refused as wrong:
             log.debug("a view ends with the old shape of table %s: %s", hosted.name, wrong)
             return False
         view.let_go()

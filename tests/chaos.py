@@ -1,0 +1,241 @@
+"""`make chaos`: real processes, faults drawn from a seed, and in the end the proof that nothing was lost, doubled or forked.
+
+A run is bounded, ends its processes, and can be played again: `make chaos SEED=123 RUNS=1`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from parallax.tasks import Tasks
+from tests.chaos_faults import PUBLISHERS, ChaosCluster, Faults
+from tests.chaos_load import GARBAGE, NUMBERS, RECENT, TABLES, TRADES, Load, Witness
+from tests.chaos_plan import FAULT_SECONDS, Plan, plan
+from tests.chaos_viewers import LinkedViewer, Watcher, pivots
+from tests.oracle import difference
+from tests.processes import PATIENCE
+
+RUN_SECONDS = 150
+SETTLE_SECONDS = 60
+
+
+class Chaos:
+    """One run."""
+
+    def __init__(self, seed: int, directory: Path, the_plan: Plan | None = None) -> None:
+        self.plan = the_plan or plan(seed)
+        self.cluster = ChaosCluster(
+            directory,
+            TABLES,
+            redis_kind=self.plan.redis_kind,
+            coordinators=self.plan.coordinators,
+            nodes=self.plan.nodes,
+            front=self.plan.has_front,
+            settings=self.plan.settings,
+            seed=seed,
+        )
+        self.faults = Faults(self.cluster, self.plan)
+        self.viewers = [
+            LinkedViewer(
+                self.cluster, random.Random(f"{seed} viewer {number}"), uses_front=self.plan.has_front and not number
+            )
+            for number in range(2)
+        ]
+        self.load: Load | None = None
+        self.witnesses: list[Witness] = []
+        self._configs = pivots(seed)
+        self._watchers: list[Watcher] = []
+
+    async def run(self) -> str:
+        """Do it all, and return what there is to say about it.
+
+        Raises:
+            AssertionError: a promise was broken, or the fleet did not come to rest.
+        """
+        try:
+            async with asyncio.timeout(RUN_SECONDS * PATIENCE):
+                await self.cluster.start()
+                return await self._run()
+        finally:
+            for watcher in self._watchers:
+                await watcher.close()
+            await self.cluster.close()
+
+    async def _run(self) -> str:
+        self.load = load = Load(self.plan.seed, self.cluster.redis_url(PUBLISHERS))
+        self.witnesses = [Witness(self.cluster.server.url, spec.name) for spec in TABLES]
+        problems: list[str] = []
+        async with Tasks(lambda name, error: problems.append(f"{name}: {error!r}")) as tasks:
+            for witness in self.witnesses:
+                tasks.start(witness.run(), name=f"witness of {witness.table}")
+            await self._watch(list(self._nodes()))
+            for number, viewer in enumerate(self.viewers):
+                tasks.start(viewer.run(), name=f"viewer {number}")
+            writing = tasks.start(load.run(), name="load")
+            await self.faults.run()
+            await asyncio.sleep(0.5)  # all is well again, for a moment, before nobody writes any more
+            load.is_over.set()
+            await writing
+            if not self.faults.has_added:
+                await self.cluster.add_node()
+            for name in self.cluster.processes:
+                if name != "front":
+                    await self.cluster.ready(name, SETTLE_SECONDS)
+            await self._check(load)
+            for viewer in self.viewers:
+                problems += viewer.problems
+        for witness in self.witnesses:
+            problems += witness.problems
+        assert not problems, "\n".join(problems[:10])
+        return self._summary(load)
+
+    def _nodes(self) -> Sequence[str]:
+        return [name for name in self.cluster.processes if name.startswith("node")]
+
+    async def _watch(self, nodes: Sequence[str]) -> None:
+        for node in nodes:
+            watcher = Watcher(self.cluster, node, self._configs)
+            self._watchers.append(watcher)
+            await watcher.open()
+
+    async def _check(self, load: Load) -> None:
+        await self.cluster.converged(SETTLE_SECONDS)
+        for witness in self.witnesses:
+            await witness.look_back()
+        for node in self._nodes():
+            for spec in (TRADES, RECENT):
+                found = await self.cluster.read(node, spec)
+                assert difference(load.expected(spec).rows(), found) == "", f"{spec.name} on {node}"
+            found = await self.cluster.read(node, NUMBERS)
+            for producer, count in load.counts().items():
+                theirs = [row[1] for row in found if row[0] == producer]
+                assert theirs == list(range(1, count + 1)), f"{node}: {producer}'s {count} numbers: {_odd(theirs, count)}"
+            assert len(found) == sum(load.counts().values()), f"{node}: numbers of nobody"
+        await self._check_rejected(load)
+        await self._check_pivots()
+
+    async def _check_rejected(self, load: Load) -> None:
+        """See that what was refused is what had to be, and nothing else; what was sent twice may have been refused twice."""
+        found = [
+            (spec.name, entry["producer"].decode(), int(entry["seq"]))
+            for spec in TABLES
+            for entry in await self.cluster.rejected(spec.name)
+        ]
+        for writer in load.writers:
+            for _, seq, operation in writer.accepted:
+                count = found.count((writer.table, writer.producer, seq))
+                if operation is GARBAGE:
+                    most = writer.attempts[seq]
+                    assert 1 <= count <= most, f"garbage {writer.producer} {seq}: {count} times refused, sent {most} times"
+                else:
+                    assert count == 0, f"refused: {writer.table} {writer.producer} {seq}"
+        known = {(writer.table, writer.producer, seq) for writer in load.writers for _, seq, _ in writer.accepted}
+        assert set(found) <= known, f"refused, of the publisher: {set(found) - known}"
+
+    async def _check_pivots(self) -> None:
+        """See that every node shows the same, whether it was there all the while, came back, or joined; old views, too."""
+        lasted = [watcher for watcher in self._watchers if watcher.is_open]
+        await self._watch(self._nodes())
+        shown = {
+            f"{watcher.node} ({'old' if watcher in lasted else 'new'} views)": await watcher.read()
+            for watcher in self._watchers
+            if watcher.is_open
+        }
+        (first, expected), *others = shown.items()
+        for name, found in others:
+            for config, one, other in zip(self._configs, expected, found, strict=True):
+                assert one == other, f"{config} on {first} and {name}: {_parts(one, other)}"
+
+    def _summary(self, load: Load) -> str:
+        lasted = sum(watcher.is_open for watcher in self._watchers) - len(self._nodes())
+        garbled = sum(network.garbled for network in self.cluster.networks.values())
+        entries = sum(len(writer.accepted) for writer in load.writers) + load.published
+        return (
+            f"{len(self.plan.faults)} faults, {entries} entries, {sum(witness.records for witness in self.witnesses)} records, "
+            f"{garbled} messages garbled, {sum(viewer.reads for viewer in self.viewers)} reads, "
+            f"{sum(viewer.moves for viewer in self.viewers)} moves, {lasted} old watchers"
+        )
+
+    def story(self) -> str:
+        """Return what was planned and what happened, for a run that failed."""
+        happened = "\n".join(f"  {line}" for line in self.faults.happened)
+        return f"seed {self.plan.seed}: {self.plan}\nhappened:\n{happened}"
+
+
+def _parts(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> list[Any]:
+    """Return what only one of two views shows: (column, row) and what is there in each."""
+    cells = [
+        {(name, str(path)): value for name in found for path, value in zip(found["__ROW_PATH__"], found[name], strict=True)}
+        if "__ROW_PATH__" in found
+        else {(name, str(row)): value for name in found for row, value in enumerate(found[name])}
+        for found in (one, other)
+    ]
+    keys = sorted(key for key in cells[0].keys() | cells[1].keys() if cells[0].get(key) != cells[1].get(key))
+    return [(key, cells[0].get(key, "absent"), cells[1].get(key, "absent")) for key in keys[:8]]
+
+
+def _odd(found: list[Any], count: int) -> str:
+    missing = sorted(set(range(1, count + 1)) - set(found))
+    doubled = sorted({number for number in found if found.count(number) > 1})
+    return (
+        f"missing {missing[:10]} ({len(missing)}), twice {doubled[:10]} ({len(doubled)}), in order {found == sorted(found)}"
+    )
+
+
+async def run_seed(seed: int, directory: Path) -> str:
+    """Run one seed; a failure tells its story.
+
+    Raises:
+        AssertionError: a promise was broken.
+    """
+    chaos = Chaos(seed, directory)
+    try:
+        return await chaos.run()
+    except BaseException:
+        print(chaos.story(), flush=True)
+        raise
+
+
+def main() -> int:
+    """Run seeds one after the other; the first that fails ends it, and its logs are kept."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--all", action="store_true", help="go on after a seed that failed")
+    options = parser.parse_args()
+    failed = []
+    for seed in range(options.seed, options.seed + options.runs):
+        directory = Path(tempfile.mkdtemp(prefix=f"parallax-chaos-{seed}-"))
+        began = time.monotonic()
+        try:
+            said = asyncio.run(run_seed(seed, directory))
+        except KeyboardInterrupt:
+            return 130
+        except BaseException:  # noqa: BLE001 - whatever it was is shown
+            traceback.print_exc()
+            failed.append(seed)
+            print(f"seed {seed} FAILED after {time.monotonic() - began:.1f} s; logs in {directory}; again: ", end="")
+            print(f"make chaos SEED={seed} RUNS=1", flush=True)
+            if not options.all:
+                return 1
+        else:
+            print(f"seed {seed}: {time.monotonic() - began:.1f} s, {said}", flush=True)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(directory)
+    print(f"{options.runs - len(failed)} of {options.runs} seeds passed" + (f"; failed: {failed}" if failed else ""))
+    return 1 if failed else 0
+
+
+assert FAULT_SECONDS < RUN_SECONDS
+
+if __name__ == "__main__":
+    sys.exit(main())

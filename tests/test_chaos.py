@@ -1,0 +1,40 @@
+"""A slice of `make chaos`, seeds that failed once, and that a plan is its seed's alone."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import run_seed
+from tests.chaos_plan import AGAINST_DATA, AGAINST_MEMBERS, plan
+from tests.processes import PATIENCE
+
+FAILED_ONCE: dict[int, str] = {}
+"""Seeds that showed a defect, and which. Each defect has a small test of its own, too."""
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(180 * PATIENCE)
+@pytest.mark.parametrize("seed", [1, 7, 10])
+async def test_faults_from_a_seed(tmp_path: Path, seed: int) -> None:
+    print(await run_seed(seed, tmp_path))
+
+
+@pytest.mark.cluster
+@pytest.mark.deep
+@pytest.mark.timeout(180 * PATIENCE)
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+async def test_seeds_that_failed_once(tmp_path: Path, seed: int) -> None:
+    print(await run_seed(seed, tmp_path))
+
+
+def test_a_seed_is_always_the_same_plan() -> None:
+    plans = [plan(seed) for seed in range(300)]
+    assert plans == [plan(seed) for seed in range(300)]
+    assert {fault.kind for one in plans for fault in one.faults} == AGAINST_MEMBERS.keys() | AGAINST_DATA.keys()
+
+
+def test_nobody_disturbs_a_coordinator_while_redis_loses_what_only_coordinators_have() -> None:
+    for one in map(plan, range(300)):
+        if {fault.kind for fault in one.faults} & (AGAINST_DATA.keys() - AGAINST_MEMBERS.keys()):
+            assert all(fault.whom in ("redis", "node", "publishers") for fault in one.faults)
+            assert not {"kill redis", "pause redis", "cut all", "steal the lease"} & {fault.kind for fault in one.faults}

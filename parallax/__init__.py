@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parallax.client import connect as connect
+    from parallax.client import connect_sync as connect_sync
     from parallax.errors import ConnectError as ConnectError
     from parallax.errors import ParallaxError as ParallaxError
     from parallax.errors import PublishError as PublishError
@@ -21,10 +22,11 @@ _HOMES = {
     "PublishError": "parallax.errors",
     "Publisher": "parallax.publisher",
     "connect": "parallax.client",
+    "connect_sync": "parallax.client",
 }
 """Public names, and the modules that are imported when they are first used: `import parallax` by itself loads nothing."""
 
-__all__ = ["AsyncPublisher", "ConnectError", "ParallaxError", "PublishError", "Publisher", "connect"]
+__all__ = ["AsyncPublisher", "ConnectError", "ParallaxError", "PublishError", "Publisher", "connect", "connect_sync"]
 
 
 def __getattr__(name: str) -> Any:

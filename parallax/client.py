@@ -1,8 +1,12 @@
 """`parallax.connect`: a Perspective client whose connection survives the loss of a node."""
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import perspective
@@ -12,6 +16,7 @@ from parallax.errors import ConnectError
 from parallax.link import Link
 from parallax.link_state import LinkState
 
+T = TypeVar("T")
 Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 
@@ -40,6 +45,67 @@ async def connect(
     Raises:
         ConnectError: no node lets us in.
     """
+    client: perspective.AsyncClient
+
+    async def deliver(frame: bytes) -> None:
+        await client.handle_response(frame)
+
+    link = Link(_requests(url, token, timeout), deliver, on_state, timeout_seconds=timeout, probe_seconds=probe)
+    client = perspective.AsyncClient(link.ask)
+    await link.open()
+    try:
+        yield client
+    finally:
+        await link.close()
+
+
+@contextmanager
+def connect_sync(
+    url: str,
+    *,
+    token: Token | None = None,
+    on_state: Callable[[LinkState], None] = lambda state: None,
+    timeout: float = 30.0,
+    probe: float = 1.0,
+) -> Iterator["perspective.Client"]:
+    """Do the same for programs without asyncio: `with parallax.connect_sync("https://parallax.example.org") as client:`.
+
+    The connection has threads of its own. Callbacks of subscriptions run in one of them, one after the other: they must not call
+    the client, whose answers come the same way, but hand over to another thread.
+
+    Raises:
+        ConnectError: no node lets us in.
+    """
+    client: perspective.Client
+    loop = asyncio.new_event_loop()
+    running = threading.Thread(target=loop.run_forever, name="parallax link", daemon=True)
+    running.start()
+
+    async def deliver(frame: bytes) -> None:
+        await loop.run_in_executor(answers, client.handle_response, frame)
+
+    async def opened() -> Link:
+        return Link(_requests(url, token, timeout), deliver, on_state, timeout_seconds=timeout, probe_seconds=probe)
+
+    def in_loop(work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="parallax answers") as answers:
+        try:
+            link = in_loop(opened())
+            client = perspective.Client(lambda frame: loop.call_soon_threadsafe(link.ask_now, frame), lambda: None)
+            in_loop(link.open())
+            try:
+                yield client
+            finally:
+                in_loop(link.close())
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            running.join()
+            loop.close()
+
+
+def _requests(url: str, token: Token | None, timeout: float) -> Callable[[], Awaitable[HTTPRequest]]:
     address = _websocket_url(url)
 
     async def request() -> HTTPRequest:
@@ -48,18 +114,7 @@ async def connect(
         headers = {} if fresh is None else {"Authorization": f"Bearer {fresh}"}
         return HTTPRequest(address, headers=headers, connect_timeout=min(timeout, 5.0), request_timeout=timeout)
 
-    client: perspective.AsyncClient
-
-    async def deliver(frame: bytes) -> None:
-        await client.handle_response(frame)
-
-    link = Link(request, deliver, on_state, timeout_seconds=timeout, probe_seconds=probe)
-    client = perspective.AsyncClient(link.ask)
-    await link.open()
-    try:
-        yield client
-    finally:
-        await link.close()
+    return request
 
 
 def _websocket_url(url: str) -> str:

@@ -205,6 +205,10 @@ class Link:
 
     async def ask(self, frame: bytes) -> None:
         """Take a request of the client; it is sent now, or when there is a connection."""
+        self.ask_now(frame)
+
+    def ask_now(self, frame: bytes) -> None:
+        """Do the same, on the event loop."""
         request = decode(frame)
         view = self._views.get(request.entity_id)
         match request.number:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -194,6 +195,37 @@ async def test_an_edit_is_made_or_fails_and_never_twice(fleet: Cluster) -> None:
         view = await table.view(columns=["k"], filter=[["k", ">=", 1000]])
         keys = json.loads(await view.to_columns_string())["k"]
         assert set(made) <= set(keys) <= {*made, *failed}
+
+
+async def test_a_program_without_asyncio(fleet: Cluster) -> None:
+    states: list[LinkState] = []
+    heard = threading.Event()
+    may_go_on = threading.Event()
+
+    def program() -> list[int]:
+        with parallax.connect_sync(fleet.url("front"), on_state=states.append) as client:
+            table = client.open_table("t")
+            view = table.view(filter=[["k", "==", 0]], columns=["n"])
+            view.on_update(lambda *_: heard.set())
+            found = [json.loads(view.to_columns_string())["n"][0]]
+            may_go_on.wait(30 * PATIENCE)
+            heard.clear()
+            table.update(json.dumps([{"k": 0, "n": 300_001}]), format="json")
+            assert heard.wait(10 * PATIENCE)
+            return [*found, json.loads(view.to_columns_string())["n"][0]]
+
+    running = asyncio.get_running_loop().run_in_executor(None, program)
+    await until(lambda: _are(states, "live"), 20, "it is connected")
+    node = states[-1].node
+    await fleet[node].kill()
+    await until(lambda: _are(states, "live", other_than=node), 20, "it has another node")
+    may_go_on.set()
+    assert (await running)[1] == 300_001
+    await fleet.restart(node)
+
+
+async def _are(states: list[LinkState], name: str, other_than: str = "") -> bool:
+    return bool(states) and states[-1].name == name and states[-1].node != other_than
 
 
 async def test_what_waits_too_long_fails(fleet: Cluster) -> None:

@@ -12,6 +12,7 @@ from parallax.demo.ports import choose_ports
 from parallax.replica import pacing
 from parallax.replica.pacing import LARGE_BYTES, PLACES, Pacing
 from parallax.replication.keys import FleetKeys
+from parallax.store import connect
 from tests.processes import RedisServer
 
 KEYS = FleetKeys("test")
@@ -79,6 +80,6 @@ async def test_who_waited_long_enough_reads_all_the_same(redis: Any, monkeypatch
 
 
 async def test_without_redis_nobody_waits() -> None:
-    readers = Readers(Redis(port=choose_ports({"redis": 0})["redis"]))
+    readers = Readers(connect(f"redis://127.0.0.1:{choose_ports({'redis': 0})['redis']}/0"))
     async with asyncio.timeout(5):
         await readers.read()

@@ -109,6 +109,9 @@ class Fleet:
             MEMBER.set(member)
             try:
                 await (coordinator if name.startswith("coordinator") else node)(world, member, replicas)
+            except Exception as error:
+                world.fail(error)
+                raise
             finally:
                 await replicas.close()
 
@@ -156,6 +159,8 @@ class Fleet:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self.plan.seconds):
                         await world.ends.wait() if self.plan.script is None else await self._script_ended.wait()
+            if self.plan.script is not None and not self._script_ended.is_set():
+                world.fail(Violation("the script did not come to its end"))
             if world.violation is None:
                 await self._settle()
         finally:

@@ -12,6 +12,7 @@ from coordinator.leadership import Leadership
 from coordinator.lease import Lease
 from coordinator.settings import CoordinatorSettings
 from parallax.registry import Announcer
+from parallax.replica.pacing import Pacing
 from parallax.replica.replica import Replica
 from parallax.replication.follower import State as Following
 from parallax.replication.record import Op
@@ -106,7 +107,8 @@ class Replicas:
         if self._replica is None:
             table: Any = Table(self._world.rng)
             feed: Any = self.feed
-            self._replica = Replica(self._link, feed, self._world.keys, table)
+            pacing = Pacing(self._link, self._world.fleet_keys)
+            self._replica = Replica(self._link, feed, self._world.keys, table, lambda replica: None, pacing)
             self._member.look = self.look
             self._tasks.start(self._replica.run(), name=f"replica of {self._member.name}")
         return self._replica

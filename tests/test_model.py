@@ -81,3 +81,26 @@ def test_a_leader_whose_own_replica_cannot_reach_the_top_starts_over(store: Stor
         world.deaf.clear()
 
     run(store, "stranded", Plan(Odds(), 60, {}, script=script))
+
+
+def test_on_a_wiped_redis_the_coordinator_that_knows_most_gives_the_state_back(store: Store) -> None:
+    """The other one knows nothing, and would be the first to lead."""
+    numbers: list[int] = []
+
+    async def script(fleet: Fleet) -> None:
+        world = fleet.world
+        await fleet.until(lambda: len(world.truth.states[world.truth.top()].rows) > 5)
+        warm = fleet.leader()
+        assert warm is not None
+        cold = next(name for name in fleet.members if name.startswith("coordinator") and name != warm.name)
+        fleet.kill(fleet.members[cold])
+        await fleet.until(lambda: not fleet.members[cold].is_dead)
+        numbers.extend(fleet.replicas[warm.name].ensure("t").table.held)  # type: ignore[attr-defined]
+        world.freeze(warm, 1.0)
+        await fleet.forget(len(store.journal))
+        await fleet.until(lambda: world.truth.top().offset > 0)
+        rows = world.truth.states[world.truth.top()].rows
+        assert rows[: len(numbers)] == tuple(numbers)
+
+    run(store, "wiped", Plan(Odds(), 60, {}, script=script))
+    assert len(numbers) > 5

@@ -73,7 +73,7 @@ def draw(rng: random.Random) -> Plan:
         return rng.choice((0, 0, odds / 3, odds))
 
     odds = Odds(
-        refused=some(0.03), lost=some(0.03), late=some(0.04), slow=some(0.02), die=some(0.004), freeze=some(0.01),
+        refused=some(0.03), lost=some(0.03), late=some(0.04), slow=some(0.02), die=some(0.004), freeze=some(0.01), lapsed=some(0.2),
         dropped=some(0.3), doubled=some(0.2), delayed=some(0.2),
     )  # fmt: skip
     kinds = [kind for kind in ACCIDENTS if rng.random() < (0.15 if kind in DAMAGE else 0.35)]

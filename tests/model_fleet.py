@@ -61,6 +61,8 @@ class Table:
 
     async def alter(self, spec: TableSpec) -> None:
         """Have another spec of the same shape."""
+        assert self.spec is not None
+        assert spec.shape == self.spec.shape, "rows in another shape come with a snapshot"
         self.spec = spec
 
     async def drop(self) -> None:

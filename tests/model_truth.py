@@ -139,6 +139,9 @@ class Truth:
             if self.is_damaged:
                 return
             raise
+        at = str(manifest.position)
+        if manifest.position != self.top() and not self._store.ask("XRANGE", self._keys.log, at, at) and not self.is_damaged:
+            raise Violation(f"the snapshot at {at} was published, and the log does not hold it")
         found = State(manifest.spec, numbers_of(rows), manifest.window)
         self.check_state(f"the snapshot {manifest.snapshot}", manifest.position, found)
 
@@ -156,7 +159,7 @@ class Truth:
         for entry in self.entries.values():
             if entry.first >= kept:
                 entry.first = -1
-        self._manifest = None
+        self._manifest = self._store.ask("HGET", self._keys.manifest, "body")
 
     # What must be ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ class Odds:
     slow: float = 0.0
     die: float = 0.0  # its caller dies with it, done or not
     freeze: float = 0.0  # its caller stands still, before or behind it
+    lapsed: float = 0.0  # a chunk that it wrote a while ago, and that nothing refers to yet, is gone by then
     dropped: float = 0.0  # messages
     doubled: float = 0.0
     delayed: float = 0.0
@@ -47,6 +48,8 @@ class Member:
         self.calls = 0
         self.dies_at: int | None = None
         """The number of the call to Redis behind which it dies."""
+        self.before_call: dict[int, Callable[[], Awaitable[None]]] = {}
+        """By the number of a call to Redis: what happens just before it is done."""
         self.thaws_at = 0.0
         self.task: asyncio.Task[None] | None = None
         self.look: Callable[[], None] = lambda: None
@@ -123,6 +126,8 @@ class World:
             raise exceptions.TimeoutError("late")
         if fate == "die" and not is_behind:
             await self._die(member)
+        if member.calls in member.before_call:
+            await member.before_call.pop(member.calls)()
         answers = self._do(commands)
         if fate == "die":
             await self._die(member)
@@ -155,6 +160,8 @@ class World:
                 self._do(commands)
 
     def _do(self, commands: Sequence[Command]) -> list[Any]:
+        if self.rng.random() < self.odds.lapsed:
+            self._lapse(commands)
         answers, published = self.store.run(commands)
         try:
             for command, answer in zip(commands, answers, strict=True):
@@ -172,6 +179,12 @@ class World:
             self.news.set()
             self.news = asyncio.Event()
         return answers
+
+    def _lapse(self, commands: Sequence[Command]) -> None:
+        for name in (each for command in commands if command[0] in ("EVALSHA", "EVAL") for each in command[2:]):
+            if isinstance(name, str) and name.startswith(self.keys.chunk_prefix) and self.store.ask("TTL", name) > 0:
+                self.tell(f"{name} lapses")
+                self.store.run([("DEL", name)])
 
     def fail(self, error: BaseException) -> None:
         """End the model: what must never be was."""

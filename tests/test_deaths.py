@@ -4,9 +4,11 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from parallax.replica import chunks
 from tests.model import Fleet, Plan, run
 from tests.model_fleet import WIDER
 from tests.model_redis import Store
@@ -87,8 +89,45 @@ def dies_behind(store: Store, deed: Callable[..., Awaitable[Callable[[], object]
         was_done.append(not leader.is_dead)
         await asyncio.sleep(1)
 
-    run(store, f"{deed.__name__} {number}", Plan(Odds(), 60, {}, pause_seconds=1.0, script=script))
+    with patch.object(chunks, "CHUNK_BYTES", 200):  # so that a snapshot has several
+        run(store, f"{deed.__name__} {number}", Plan(Odds(), 60, {}, pause_seconds=1.0, script=script))
     return was_done[0]
+
+
+@pytest.mark.parametrize("deed", ["snapshots", "by hand", "with all that was before"])
+def test_the_log_is_trimmed_between_any_two_questions_of_a_node_that_joins(store: Store, deed: str) -> None:
+    for number in range(1, 8):
+        node_joins(store, deed, number)
+
+
+def node_joins(store: Store, deed: str, number: int) -> None:
+    """Trim the log before a joining node's question of that number."""
+    trimmed: list[int] = []
+
+    async def script(fleet: Fleet) -> None:
+        world = fleet.world
+        keys, truth = world.keys, world.truth
+
+        async def trim() -> None:
+            trimmed.append(number)
+            if deed == "snapshots":
+                for _ in range(2):
+                    await fleet.until(await snapshot(fleet, fleet.members["coordinator-1"]))
+            if deed == "with all that was before":
+                store.run([("DEL", keys.manifest)])
+            if deed != "snapshots":
+                store.run([("XTRIM", keys.log, "MAXLEN", "0")])
+
+        await fleet.until(lambda: len(present(truth).rows) > 5 and store.ask("EXISTS", keys.manifest))
+        truth.is_damaged = deed != "snapshots"
+        fleet.kill(fleet.members["node-1"])
+        await fleet.until(lambda: not fleet.members["node-1"].is_dead)
+        node = fleet.members["node-1"]
+        node.before_call[node.calls + number] = trim
+        await fleet.until(fleet.replicas["node-1"].is_at_the_top)
+
+    run(store, f"{deed} {number}", Plan(Odds(), 60, {}, pause_seconds=0.3, script=script))
+    assert trimmed or number > 2, "the node asked nothing"
 
 
 @pytest.mark.parametrize("step", [20, pytest.param(1, marks=[pytest.mark.deep, pytest.mark.timeout(900)])])

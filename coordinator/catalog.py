@@ -46,12 +46,13 @@ class Catalog:
         self._key = key
         self._script = load_script(redis, "coordinator", "catalog.lua")
 
-    async def load(self) -> None:
-        """Take over what is in Redis; what is only here stays."""
+    async def load(self) -> bool:
+        """Take over what is in Redis; what is only here stays. False: there was no catalog."""
         found = await self._redis.hgetall(self._key)
         for name, data in found.items():
             if text(name) != MARKER:
                 self.wishes[text(name)] = Wish.decode(data)
+        return bool(found)
 
     async def save(self) -> None:
         """Write all wishes."""

@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -129,8 +129,11 @@ class History:
         return await self._give(Held(head.top, spec, head.window), converted, head.top, prev=None)
 
     async def drop(self, head: Head) -> None:
-        """Append the record that ends the table, and trim the log to it."""
-        drop = head.follow(Op.DROP)
+        """Append the record that ends the table, and trim the log to it.
+
+        It carries the whole window: who comes to know of the table's past by this record alone can still tell a duplicate.
+        """
+        drop = replace(head.follow(Op.DROP), producers=dict(head.window.entries()))
         answer = await self._log.append(head.top, [drop])
         self._check(answer, head.term)
         await self._snapshots.discard(drop.position)
@@ -187,7 +190,7 @@ class History:
                 continue
             newest = await self._log.newest()
             if newest is not None and newest.op is Op.DROP and newest.position == top:
-                return top, Held(top, None, Window())  # nothing leads to it, but what it means is known: no table
+                return top, Held(top, None, Window(newest.producers.items()))  # nothing leads to it; it says all
             now = time.monotonic()
             if not self._replica.follower.is_stranded:
                 stranded_at = None

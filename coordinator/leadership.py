@@ -114,16 +114,19 @@ class Leadership:
 
     async def _keep_tables(self, tasks: Tasks) -> None:
         """Lead the tables that there shall be; follow the tables file, and requests."""
-        is_loaded = False
+        is_loaded = is_new = False
         while True:
             try:
                 if not is_loaded:
-                    await self._catalog.load()
+                    is_new = not await self._catalog.load()
                     for replica in self._replicas:
                         if replica.spec is not None:
                             self._catalog.adopt(replica.spec)
                     is_loaded = True
                 self._read_file()
+                if is_new:
+                    known = self._catalog.wishes.keys() | {spec.name for spec in self._declared}
+                    await self._candidate.defer_tables(known)
                 self._catalog.follow_file(self._declared)
                 await self._catalog.save()  # again and again, since Redis may have lost it
                 for name, wish in self._catalog.wishes.items():

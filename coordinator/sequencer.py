@@ -142,6 +142,10 @@ class Sequencer:
                 await self._advance(self.head, [self.head.follow(Op.VERIFY)])
             if now >= beat_at:
                 beat_at = now + BEAT_SECONDS
+                if self._replica.follower.is_stranded:
+                    raise Forked(
+                        f"table {self._keys.table!r}: nothing leads our own replica to the log's top {self.head.top}"
+                    )
                 await self._advance(self.head, [])
                 continue
             entries, tried = await self._take()

@@ -279,8 +279,9 @@ class Replica:
             await self.table.drop()
         elif record.spec is not None:
             held = self.table.spec
-            if held is None or record.prev == ORIGIN:
+            if record.prev == ORIGIN:
                 self.window = Window()
+            if held is None or record.prev == ORIGIN:
                 await self.table.load(record.spec, record.spec.arrow_schema.empty_table())
             elif held != record.spec:
                 await self.table.alter(record.spec)

@@ -22,7 +22,7 @@ PUBLISHERS = "publishers"
 
 @dataclass(slots=True)
 class ChaosCluster(Cluster):
-    """A fleet of which every member, and the publishers, reach Redis through a network of their own."""
+    """A fleet of which every member, and the publishers, reach Redis through a network of their own, unless it is a `store`."""
 
     seed: int = 0
     networks: dict[str, Proxy] = field(init=False, default_factory=dict)
@@ -31,13 +31,14 @@ class ChaosCluster(Cluster):
         """Start the networks, then everything else."""
         names = [f"coordinator-{number + 1}" for number in range(self.coordinators)]
         names += [f"node-{number + 1}" for number in range(self.nodes)]
-        for name in [*names, PUBLISHERS]:
+        for name in [*names, PUBLISHERS] if self.store is None else []:
             await self._connect(name)
         await Cluster.start(self)
 
     async def add_node(self) -> str:
         """Start one more node behind a network of its own."""
-        await self._connect(self.next_node)
+        if self.store is None:
+            await self._connect(self.next_node)
         return await Cluster.add_node(self)
 
     async def close(self) -> None:
@@ -53,7 +54,7 @@ class ChaosCluster(Cluster):
 
     def redis_url(self, name: str) -> str:
         """Return where Redis is for one member."""
-        return f"redis://{HOST}:{self.networks[name].port}/0"
+        return f"redis://{HOST}:{self.networks[name].port}/0" if name in self.networks else str(self.server.url)
 
     async def _connect(self, name: str) -> None:
         self.networks[name] = Proxy(lambda: self.server.port, f"{self.seed} {name}")
@@ -68,6 +69,7 @@ class Faults:
         self.disturbed: set[str] = set()
         """Members that were killed, stopped or frozen at some time."""
         self.has_added = False
+        self.primary_died_at: float | None = None
         self._cluster, self._plan = cluster, plan
         self._rng = random.Random(f"faults {plan.seed}")
         self._busy: set[str] = set()  # whom something happens to right now
@@ -91,6 +93,9 @@ class Faults:
             "pause": self._pause,
             "kill redis": self._redis,
             "pause redis": self._redis,
+            "kill primary": self._part_of_redis,
+            "kill replica": self._part_of_redis,
+            "kill sentinel": self._part_of_redis,
             "add": self._add,
         }
         if fault.kind in deeds:
@@ -196,6 +201,21 @@ class Faults:
             server.resume()
         self._note("Redis is back")
         self._busy.discard("redis")
+
+    async def _part_of_redis(self, fault: Fault) -> None:
+        name = {"kill primary": "redis-1", "kill replica": "redis-2", "kill sentinel": "sentinel-1"}[fault.kind]
+        process = self._cluster.server.processes[name]
+        if name in self._busy:
+            return
+        self._busy.add(name)
+        if fault.kind == "kill primary":
+            self.primary_died_at = time.monotonic()
+        self._note(str(fault))
+        await process.kill()
+        await asyncio.sleep(fault.seconds)
+        process.start()
+        self._note(f"started {name}")
+        self._busy.discard(name)
 
     async def _to_redis(self, fault: Fault) -> None:
         table = self._rng.choice(TABLES).name

@@ -48,6 +48,7 @@ class Chaos:
             store=SentinelStore(directory, self.plan.redis_kind) if has_sentinel else None,
             seed=seed,
         )
+        self._settled_in = 0.0  # seconds from the last fault's end until all were at rest
         self.lost: dict[str, int] = {}
         """What the primary took with it when it died, in entries, by table or producer."""
         self.faults = Faults(self.cluster, self.plan)
@@ -89,6 +90,7 @@ class Chaos:
                 tasks.start(viewer.run(), name=f"viewer {number}")
             writing = tasks.start(load.run(), name="load")
             await self.faults.run()
+            ended = time.monotonic()
             await asyncio.sleep(0.5)  # all is well again, for a moment, before nobody writes any more
             load.is_over.set()
             await writing
@@ -97,6 +99,8 @@ class Chaos:
             for name in self.cluster.processes:
                 if name != "front":
                     await self.cluster.ready(name, SETTLE_SECONDS)
+            await self.cluster.at_rest(SETTLE_SECONDS)
+            self._settled_in = time.monotonic() - ended
             await self._check(load)
         if not self._has_gone_back():  # else what was seen of the lost part may be another part now
             problems += [problem for one in (*self.viewers, *self.witnesses) for problem in one.problems]
@@ -193,7 +197,7 @@ class Chaos:
         garbled = sum(network.garbled for network in self.cluster.networks.values())
         entries = sum(len(writer.accepted) for writer in load.writers) + load.published
         return (
-            f"{len(self.plan.faults)} faults, {entries} entries, {sum(witness.records for witness in self.witnesses)} records, "
+            f"{len(self.plan.faults)} faults, settled in {self._settled_in:.1f} s, {entries} entries, {sum(witness.records for witness in self.witnesses)} records, "
             f"{garbled} messages garbled, {sum(viewer.reads for viewer in self.viewers)} reads, "
             f"{sum(viewer.moves for viewer in self.viewers)} moves, {lasted} old watchers"
             + (

@@ -127,6 +127,7 @@ class Chaos:
             for producer, count in load.counts().items():
                 self._check_numbers(node, producer, count, [row[1] for row in found if row[0] == producer])
             assert {row[0] for row in found} <= load.counts().keys(), f"{node}: numbers of nobody"
+        self._check_logs()
         await self._check_rejected(load)
         await self._check_pivots()
 
@@ -157,6 +158,11 @@ class Chaos:
         is_so = any("its log ends at" in text for text in said) or any(self.lost.values())
         assert self.plan.has_sentinel or not is_so, "the log lost its end, though Redis lost nothing"
         return is_so
+
+    def _check_logs(self) -> None:
+        """See that no replica was found to differ: it would have healed itself meanwhile."""
+        for name, process in self.cluster.processes.items():
+            assert "differ" not in process.log.read_text(errors="replace"), f"{name} found that replicas differ"
 
     async def _check_rejected(self, load: Load) -> None:
         """See that what was refused is what had to be, and nothing else; what was sent twice may have been refused twice."""

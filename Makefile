@@ -26,8 +26,8 @@ lint: $(READY) ## ruff: rules and formatting
 types: $(READY) ## mypy --strict
 	$(PY) -m mypy
 
-chaos: $(READY) ## real processes and random faults (RUNS=20 seeds from SEED=1 on; a seed that fails is shown, and can be run again)
-	@$(PY) -m tests.chaos --seed $(or $(SEED),1) --runs $(or $(RUNS),20)
+chaos: $(READY) ## real processes and random faults (RUNS=20 seeds from SEED=1 on; SENTINEL=1: with a failover in each)
+	@$(PY) -m tests.chaos --seed $(or $(SEED),1) --runs $(or $(RUNS),20) $(if $(SENTINEL),--sentinel)
 
 bench: $(READY) ## the benchmarks of loadtests/
 	$(PY) -m loadtests.bench_viewers

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from parallax import AsyncPublisher
@@ -32,6 +34,18 @@ MIX = Mix(replace=1, clear=0.6, steady=0.7, largest_batch=15)
 GARBAGE = Operation("update", (), "json", b'[{"nonsense": 1}]')
 PAUSE_SECONDS = (0.0, 0.01, 0.05, 0.2)
 ANSWER_SECONDS = 1.0
+LOSS_SECONDS = (1.0, 0.1)
+"""How long before its death, and how long after it as far as we could see, a primary accepted what its replicas never got."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An entry of which Redis said that it has it: its id there, and when that was said."""
+
+    entry_id: bytes
+    seq: int
+    operation: Operation
+    at: float
 
 
 class Writer:
@@ -39,8 +53,8 @@ class Writer:
 
     def __init__(self, url: str, table: str, producer: str, source: Iterator[Operation], rng: random.Random) -> None:
         self.table, self.producer = table, producer
-        self.accepted: list[tuple[bytes, int, Operation]] = []
-        """What Redis said it took: its id there, seq, and what it was; in order."""
+        self.accepted: list[Accepted] = []
+        """In order."""
         self.attempts: Counter[int] = Counter()
         """How often each seq was sent."""
         self._redis = connect(url, timeout_seconds=ANSWER_SECONDS)
@@ -53,10 +67,8 @@ class Writer:
             while not is_over.is_set():
                 lot = [(seq + number, next(self._source)) for number in range(1, self._rng.choice((1, 1, 2, 5, 20)) + 1)]
                 seq += len(lot)
-                self.accepted += [
-                    (entry_id, number, operation)
-                    for entry_id, (number, operation) in zip(await self._send(lot), lot, strict=True)
-                ]
+                entry_ids, now = await self._send(lot), time.monotonic()
+                self.accepted += [Accepted(entry_id, *one, now) for entry_id, one in zip(entry_ids, lot, strict=True)]
                 await asyncio.sleep(self._rng.choice(PAUSE_SECONDS))
         finally:
             await self._redis.aclose()
@@ -133,23 +145,32 @@ class Load:
             except PublishError:
                 self.published = before  # it took nothing
 
-    def expected(self, spec: TableSpec) -> Oracle:
-        """Return what a table with a writer of its own must hold."""
+    def expected(self, spec: TableSpec, lost: range = range(0)) -> Oracle:
+        """Return what a table with a writer of its own must hold; `lost`: which entries, in the order of their acceptance, do not count."""
         oracle = Oracle(spec)
-        for writer in self.writers:
-            if writer.table == spec.name:
-                for _, _, operation in writer.accepted:
-                    oracle.apply(operation.op, operation.rows)
+        (writer,) = (writer for writer in self.writers if writer.table == spec.name)
+        for number, accepted in enumerate(writer.accepted):
+            if number not in lost:
+                oracle.apply(accepted.operation.op, accepted.operation.rows)
         return oracle
 
     def counts(self) -> dict[str, int]:
         """Return how many numbers of each producer there must be."""
         counted = {
-            writer.producer: sum(operation is not GARBAGE for _, _, operation in writer.accepted)
+            writer.producer: sum(accepted.operation is not GARBAGE for accepted in writer.accepted)
             for writer in self.writers
             if writer.table == NUMBERS.name
         }
         return counted | {"c": self.published}
+
+    def losses(self, spec: TableSpec, died_at: float) -> Iterator[range]:
+        """Give which entries a primary that died then may have taken with it: the last that it had accepted, none of them first."""
+        (writer,) = (writer for writer in self.writers if writer.table == spec.name)
+        end = sum(accepted.at < died_at + LOSS_SECONDS[1] for accepted in writer.accepted)
+        for begin in range(end, -1, -1):
+            yield range(begin, end)
+            if begin and writer.accepted[begin - 1].at < died_at - LOSS_SECONDS[0]:
+                return
 
 
 class Witness:

@@ -48,6 +48,20 @@ AGAINST_DATA: Mapping[str, tuple[float, tuple[str, ...]]] = {
     "add": (2, ("node",)),
 }
 
+BEHIND_SENTINEL: Mapping[str, tuple[float, tuple[str, ...]]] = {
+    # Besides the primary's death, which is in each of these plans; there are no networks between, since Sentinel tells where Redis is.
+    "kill": (5, (*MEMBERS, "coordinators")),
+    "pause": (4, MEMBERS),
+    "stop": (1, MEMBERS),
+    "flush scripts": (1, ("redis",)),
+    "cut all": (2, ("redis",)),
+    "steal the lease": (2, ("redis",)),
+    "trim to the snapshot": (1, ("redis",)),
+    "kill replica": (2, ("redis",)),
+    "kill sentinel": (2, ("redis",)),
+    "add": (1, ("node",)),
+}
+
 INSTANT = {"flush scripts", "cut all", "steal the lease", "trim to the snapshot", "cut", "trim"}
 INSTANT |= {"delete the manifest", "delete a chunk", "add"}
 
@@ -76,23 +90,27 @@ class Plan:
     redis_kind: RedisKind
     has_front: bool
     is_against_data: bool
+    has_sentinel: bool
     settings: Mapping[str, str]
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
         lines = [
-            f"{self.coordinators} coordinators, {self.nodes} nodes, {self.redis_kind}{', load balancer' * self.has_front}, "
+            f"{self.coordinators} coordinators, {self.nodes} nodes, {self.redis_kind}"
+            f"{' and Sentinel' * self.has_sentinel}{', load balancer' * self.has_front}, "
             + ", ".join(f"{name}={value}" for name, value in self.settings.items())
         ]
         return "\n".join([*lines, *(f"  {fault.at:5.2f} s  {fault}" for fault in self.faults)])
 
 
-def plan(seed: int) -> Plan:
+def plan(seed: int, *, has_sentinel: bool = False) -> Plan:
     """Return the run of a seed; always the same."""
     rng = random.Random(f"chaos {seed}")
-    is_against_data = rng.random() < 0.25
-    kinds = AGAINST_DATA if is_against_data else AGAINST_MEMBERS
+    is_against_data = rng.random() < 0.25 and not has_sentinel
+    kinds = BEHIND_SENTINEL if has_sentinel else AGAINST_DATA if is_against_data else AGAINST_MEMBERS
     faults = []
+    if has_sentinel:
+        faults.append(Fault(round(rng.uniform(1, 4), 2), "kill primary", "redis", rng.choice((0.2, 1.0, 4.0, 8.0))))
     for _ in range(rng.randint(LEAST_FAULTS, MOST_FAULTS)):
         (kind,) = rng.choices(list(kinds), [weight for weight, _ in kinds.values()])
         seconds = 0.0 if kind in INSTANT else rng.choice((0.1, 0.5, 1.0, 2.0, 3.0))
@@ -104,6 +122,7 @@ def plan(seed: int) -> Plan:
         redis_kind=rng.choice(("valkey", "valkey", "redis")),
         has_front=rng.random() < 0.5,
         is_against_data=is_against_data,
+        has_sentinel=has_sentinel,
         settings={
             "SNAPSHOT_MIN_BYTES": str(rng.choice((2_000, 20_000, 200_000, 32 << 20))),
             "INLINE_MAX": str(rng.choice((1_024, 1 << 20, 1 << 20))),  # few bytes: many payloads stand beside the log

@@ -254,7 +254,8 @@ class Cluster:
         await self.at_rest(seconds)
         tables = [spec.name for spec in self.specs]
         fleet = await verify(self.server.url, PREFIX, tables, seconds=seconds * PATIENCE)
-        assert disagreements(fleet, tables) == []
+        found = disagreements(fleet, tables)
+        assert found == [], found
         assert sorted(member["id"] for member in fleet) == sorted(self.running), "all who run were asked"
         return {name: fleet[0]["tables"][name]["digest"]["value"] for name in tables}
 

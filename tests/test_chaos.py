@@ -8,7 +8,11 @@ from tests.chaos import run_seed
 from tests.chaos_plan import AGAINST_DATA, AGAINST_MEMBERS, plan
 from tests.processes import PATIENCE
 
-FAILED_ONCE: dict[int, str] = {}
+FAILED_ONCE = {
+    4: "views of a table that was made anew twice in a row were gone",
+    15: "the same",
+    36: "a coordinator did not heed SIGTERM; seen once, never again, not understood",
+}
 """Seeds that showed a defect, and which. Each defect has a small test of its own, too."""
 
 
@@ -17,6 +21,14 @@ FAILED_ONCE: dict[int, str] = {}
 @pytest.mark.parametrize("seed", [1, 7, 10])
 async def test_faults_from_a_seed(tmp_path: Path, seed: int) -> None:
     print(await run_seed(seed, tmp_path))
+
+
+@pytest.mark.cluster
+@pytest.mark.deep
+@pytest.mark.timeout(180 * PATIENCE)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_faults_and_a_failover(tmp_path: Path, seed: int) -> None:
+    print(await run_seed(seed, tmp_path, has_sentinel=True))
 
 
 @pytest.mark.cluster

@@ -242,6 +242,19 @@ def test_these_aggregates_do_not(kind: str, aggregate: Any) -> None:
         bare.close()
 
 
+@pytest.mark.parametrize("kind", ["keyed", "last"])
+def test_sums_of_32_bits_grow_old_once_a_value_changes_by_more_than_they_hold(kind: str) -> None:
+    """The engine adds what changed, and computes that in the column's own type."""
+    bare = Bare(kind)
+    view = bare.view(**by_group("sum", "i"))
+    for value in (-(2**31), 2**31 - 1):
+        row = {name: [there] for name, there in (WITHOUT_NULLS | {"i": value}).items()}
+        for _ in range(8 if kind == "last" else 1):  # until it takes the place of another one
+            bare.update(**row)
+    assert view.to_columns()["i"] != bare.fresh(**by_group("sum", "i"))["i"]
+    bare.close()
+
+
 LOUD = {"columns": ["n"], "expressions": {"loud": 'upper("g")'}}
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from tornado.web import HTTPError, RequestHandler
 
+from parallax.version import VERSION
+
 _BUNDLE = "widget/static/perspective-anywidget"
 _SECURITY = {
     # What the bundle needs beyond 'self': its wasm, its blob: workers, its inlined fonts, pictures and styles. 'self' covers
@@ -75,6 +77,8 @@ class Site:
             for asset in (
                 Asset("page.js", script, page / "page.js"),
                 Asset("page.css", style, page / "page.css"),
+                Asset("layouts.js", script, page / "layouts.js"),
+                Asset("pill.js", script, page / "pill.js"),
                 Asset("link.js", script, page / "link.js"),
                 Asset("perspective.js", script, wheel / f"{_BUNDLE}.js"),
                 Asset("perspective.css", style, wheel / f"{_BUNDLE}.css"),
@@ -83,8 +87,8 @@ class Site:
 
     @cached_property
     def index(self) -> bytes:
-        """The page: index.html with each `asset:NAME` as that asset's URL."""
-        text = self._index.read_text(encoding="utf-8")
+        """The page: index.html with each `asset:NAME` as that asset's URL, and the version of this node."""
+        text = self._index.read_text(encoding="utf-8").replace("parallax:version", VERSION)
         return re.sub(r"asset:([\w.-]+)", lambda found: self.assets[found[1]].url, text).encode()
 
 

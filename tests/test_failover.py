@@ -55,9 +55,9 @@ async def ticking(cluster: Cluster) -> AsyncIterator[None]:
 
 async def node_of(tab: Tab) -> str:
     """Return the name of the node that the page is connected to."""
-    found = re.search(r"node (node-\d)", await tab.page.locator("#connection").get_attribute("title") or "")
-    assert found is not None
-    return found[1]
+    found = await tab.page.locator("#connection").get_attribute("data-node")
+    assert found
+    return found
 
 
 async def moved_from(tab: Tab, node: str) -> None:

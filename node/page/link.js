@@ -61,6 +61,7 @@ class Link {
   #own = new Map(); // message id -> { resolve, reject }: what we ask ourselves
   #nextId = FIRST_OWN_ID;
   #positions = {}; // table -> the highest that we were told
+  #updatedAt = {}; // table -> when we were told of it
 
   constructor(Client, { url, onstate = () => {}, probeMs = 1000 }) {
     this.#url = typeof url === "function" ? url : () => url;
@@ -80,6 +81,11 @@ class Link {
     this.#tell({ name: "closed", reason: "" });
     for (const timer of this.#timers) clearTimeout(timer);
     this.#drop();
+  }
+
+  /** Return when a table last changed under one of the views, by performance.now(), or undefined. */
+  updatedAt(table) {
+    return this.#updatedAt[table];
   }
 
   // The connection -----------------------------------------------------------------------------------------------------
@@ -314,6 +320,7 @@ class Link {
       this.#restore(node, version, this.#socket);
     } else if (message.position) {
       for (const [table, position] of Object.entries(message.position)) {
+        this.#updatedAt[table] = performance.now();
         if (!(table in this.#positions) || isLater(position, this.#positions[table])) this.#positions[table] = position;
       }
     } else if (message.stale) {

@@ -23,7 +23,7 @@ COPY coordinator coordinator
 COPY node node
 RUN /opt/parallax/bin/pip install --quiet --no-deps --no-build-isolation --no-index . \
     && /opt/parallax/bin/pip uninstall --quiet --yes setuptools pip \
-    && find /opt/parallax -name tests -path '*/pyarrow/*' -prune -exec rm -rf {} + \
+    && find /opt/parallax -type d \( -name test -o -name tests -o -name testdata \) -prune -exec rm -rf {} + \
     && find /opt/parallax -path '*/pyarrow/include' -prune -exec rm -rf {} + \
     && /opt/parallax/bin/python3 -m compileall -q /opt/parallax/lib
 

@@ -3,7 +3,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SOURCES := parallax coordinator node
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench deep clean lock packages
+.PHONY: help demo test lint types bench chart deep clean lock packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ test: lint types packages ## lint, types and the test suite
 
 deep: lint types packages ## the same, with the tests that take minutes
 	$(PY) -m pytest -q
+
+chart: $(READY) ## the chart's tests, with the long ones (make test has the others)
+	$(PY) -m pytest -q tests/test_chart.py
 
 lint: $(READY) ## ruff: rules and formatting
 	$(PY) -m ruff check .

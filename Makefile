@@ -5,7 +5,7 @@ SOURCES := parallax coordinator node
 # Most tests wait for processes: three files at a time on two processors take half of the time, if all are patient.
 PYTEST := PARALLAX_TEST_PATIENCE=$${PARALLAX_TEST_PATIENCE:-2} $(PY) -m pytest -q -n 3 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench chaos deep clean lock packages
+.PHONY: help demo test lint types bench chaos chart deep clean lock packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: lint types packages ## lint, types and the test suite
 
 deep: lint types packages ## the same, with the tests that take minutes
 	$(PY) -m pytest -q
+
+chart: $(READY) ## the chart's tests, with the long ones (make test has the others)
+	$(PY) -m pytest -q tests/test_chart.py
 
 lint: $(READY) ## ruff: rules and formatting
 	$(PY) -m ruff check .

@@ -53,6 +53,10 @@ class Node:
         self._gateway.remove_table(name)
         await self._tables.pop(name).drop()
 
+    async def hand_over(self) -> None:
+        """Close every viewer's socket once; who comes again is let in."""
+        await self._gateway.drain(0)
+
     async def leave(self) -> None:
         """Close every viewer's socket, and let nobody in again."""
         self._server.stop()

@@ -32,6 +32,7 @@ from redis.retry import Retry
 from parallax.demo.timeline import Change, timeline
 from parallax.replication.keys import TableKeys
 from parallax.replication.spec import TableSpec
+from parallax.settings import load_where
 
 TABLES_FILE = Path(__file__).with_name("tables.yaml")
 BACKLOG = 1000  # entries that wait in ingest above which the replay pauses: Redis does not fill up while nobody sequences
@@ -147,8 +148,9 @@ class Replay:
 def main(argv: Sequence[str] | None = None) -> int:
     """Play until a signal, then print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--redis-url", default="redis://127.0.0.1:6379/0")
-    parser.add_argument("--prefix", default="parallax")
+    where = load_where()
+    parser.add_argument("--redis-url", default=where.redis(), help="default: PARALLAX_REDIS_URL; one server")
+    parser.add_argument("--prefix", default=where.prefix)
     parser.add_argument("--speed", type=float, default=10.0, help="simulated minutes a second")
     parser.add_argument("--step", type=float, default=0.2, help="seconds from one batch of changes to the next")
     args = parser.parse_args(argv)

@@ -68,7 +68,7 @@ async def update_ten(cluster: Cluster, seconds: float) -> int:
 
 
 async def test_nodes_join_while_ten_rows_change_two_thousand_times_a_second(cluster: Cluster) -> None:
-    updates = asyncio.get_running_loop().create_task(update_ten(cluster, 6))
+    updates = asyncio.get_running_loop().create_task(update_ten(cluster, 4))
     joined = 0
     while not updates.done():
         await cluster["node-2"].kill()
@@ -119,7 +119,7 @@ async def test_a_node_that_comes_again_under_its_name_is_one_node(cluster: Clust
     await cluster.converged()
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.deep)])
 async def test_without_a_coordinator_nodes_ask_redis_little(cluster: Cluster, seconds: float) -> None:
     for name in ("coordinator-1", "coordinator-2"):
         await cluster[name].kill()

@@ -84,3 +84,15 @@ def test_one_who_finds_a_way_is_stranded_no_more() -> None:
     assert found.handle(e.RecordArrived(begin), now=2) == [e.Apply(begin)]
     assert not found.is_stranded
     assert found.highest == Position(9, 10)
+
+
+def test_a_schema_that_changed_without_its_snapshot_strands() -> None:
+    found = at(9)
+    top = Position(8, 10)
+    changed = Record(Op.BEGIN, top, None, spec=SPEC)
+    assert found.handle(e.BeatArrived(top), now=1) == [e.ReadLog(found.position)]
+    assert found.handle(e.PageRead([record(9), changed], top), now=1) == [e.ReadManifest()]
+    assert found.handle(e.ManifestRead(None, is_held=False), now=1) == [e.SetWant()]
+    assert found.is_stranded
+    assert found.position == Position(7, 9), "it keeps what it has"
+    found.validate()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.model import Fleet, Plan, run
-from tests.model_fleet import SPEC
+from tests.model_fleet import SPEC, WIDER
 from tests.model_redis import Store
 from tests.model_world import Odds
 
@@ -104,3 +104,16 @@ def test_on_a_wiped_redis_the_coordinator_that_knows_most_gives_the_state_back(s
 
     run(store, "wiped", Plan(Odds(), 60, {}, script=script))
     assert len(numbers) > 5
+
+
+def test_a_changed_schema_whose_snapshot_is_deleted_before_anybody_loaded_it(store: Store) -> None:
+    async def script(fleet: Fleet) -> None:
+        world = fleet.world
+        await fleet.until(lambda: len(world.truth.states[world.truth.top()].rows) > 5)
+        world.deaf.update(fleet.members)
+        await fleet.ask("alter", WIDER)
+        await fleet.until(lambda: world.truth.states[world.truth.top()].spec == WIDER)
+        await fleet.happen("delete manifest")
+        world.deaf.clear()
+
+    run(store, "altered", Plan(Odds(), 60, {}, script=script))

@@ -91,6 +91,7 @@ class Follower:
         self._trusted_since = ORIGIN  # after a divergence: no snapshot from before it is loaded, for a while
         self._is_manifest_missing = False  # so the question that is out asks the log whether the table was dropped
         self._is_off_the_log = False  # the last page read did not lead on from position, nor end at it
+        self._is_cut_off = False  # the last page read held position, and nothing that follows it, but not as its end
         self.is_stranded = False
         """Whether the last look at everything in Redis showed that nothing there leads to the log's top. Neither then nor ever
         is a log that holds what we cannot read, or what the engine refuses, taken for one that leads nowhere."""
@@ -227,16 +228,19 @@ class Follower:
                 return self._strand(now, luck)
             return self._put(ReadManifest())
         commands: list[Command] = []
+        self._is_cut_off = False
         for record in following or ():
-            if record.prev != self.position:
-                return [*commands, *self._put(ReadManifest())]  # another history begins here
+            if record.prev != self.position:  # another history begins here
+                self._is_cut_off = True
+                return [*commands, *self._put(ReadManifest())]
             commands.append(self._apply(record))
         if self.position == top:
             self._arrived()
         elif commands:
             commands += self._put(ReadLog(self.position))
-        else:
-            commands += self._put(ReadManifest())  # the entries behind my position were deleted by hand
+        else:  # the entries behind my position were deleted by hand
+            self._is_cut_off = True
+            commands += self._put(ReadManifest())
         return commands
 
     def _page_read_in_need(self, records: Sequence[Record], top: Position | None, now: float, luck: float) -> list[Command]:
@@ -273,7 +277,7 @@ class Follower:
             leads_on = manifest.position not in self._recent or self._is_off_the_log
             if (leads_on or self._must_resync) and not self._is_distrusted(manifest.position, now):
                 return self._put(LoadSnapshot(manifest))
-        if self._is_off_the_log or self.is_empty:
+        if self._is_off_the_log or self._is_cut_off or self.is_empty:
             return self._strand(now, luck)
         return [SetWant(), *self._back_off(now, luck)]
 

@@ -10,7 +10,7 @@ import contextvars
 import json
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from coordinator import candidate, history, leadership, lease, sequencer
 from parallax.replica import chunks, replica
 from parallax.replication.position import ORIGIN
+from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
 from tests.model_fleet import SPEC, WIDER, Publishers, Replicas, coordinator, node
 from tests.model_redis import Store, VirtualLoop
@@ -42,6 +43,8 @@ class Plan:
     accidents: dict[str, float]
     nodes: int = 1
     pause_seconds: float = 0.25
+    declared: tuple[TableSpec, ...] = ()
+    """What the tables file says."""
     cut_back: int | None = None
     """At the end of the schedule Redis forgets so many of its writes; None: not."""
     script: "Callable[[Fleet], Awaitable[None]] | None" = None
@@ -78,7 +81,14 @@ def draw(rng: random.Random) -> Plan:
     )  # fmt: skip
     kinds = [kind for kind in ACCIDENTS if rng.random() < (0.15 if kind in DAMAGE else 0.35)]
     accidents = {kind: rng.choice((0.1, 0.3)) for kind in kinds}
-    return Plan(odds, rng.uniform(3, 12), accidents, nodes=rng.choice((1, 1, 2)), pause_seconds=rng.choice((0.05, 0.2, 0.6)))
+    return Plan(
+        odds,
+        rng.uniform(3, 12),
+        accidents,
+        nodes=rng.choice((1, 1, 2)),
+        declared=rng.choice(((), (SPEC,))),
+        pause_seconds=rng.choice((0.05, 0.2, 0.6)),
+    )
 
 
 class Fleet:
@@ -315,7 +325,7 @@ class Fleet:
 
 
 @contextmanager
-def virtual(rng: random.Random, witness: logging.Handler) -> Iterator[None]:
+def virtual(rng: random.Random, witness: logging.Handler, declared: Sequence[TableSpec]) -> Iterator[None]:
     """Give the fleet's code the model's clock, and chance from the seed."""
     clock: Any = Clock()
     secrets = SimpleNamespace(randbits=rng.getrandbits, token_hex=lambda size: rng.randbytes(size).hex())
@@ -326,7 +336,7 @@ def virtual(rng: random.Random, witness: logging.Handler) -> Iterator[None]:
         (replica, {"time": clock, "random": rng, "TICK_SECONDS": 0.4}),
         (lease, {"secrets": secrets}),
         (chunks, {"secrets": secrets}),
-        (leadership, {"read_tables_file": lambda path: []}),
+        (leadership, {"read_tables_file": lambda path: list(declared)}),
     ]
     patches = [
         patch.multiple(module, **{key: value for key, value in values.items() if hasattr(module, key)})
@@ -371,7 +381,7 @@ def run(store: Store, seed: int | str, plan: Plan | Callable[[random.Random], Pl
         worlds.append(World(store, rng, drawn.odds))
         await Fleet(worlds[0], drawn).run()
 
-    with virtual(rng, Witness(worlds)), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with virtual(rng, Witness(worlds), drawn.declared), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         try:
             runner.run(play())
         except BaseException as error:

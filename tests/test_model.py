@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from parallax.replication.spec import TableSpec
 from tests.model import Fleet, Plan, run
 from tests.model_fleet import SPEC, WIDER
 from tests.model_redis import Store
@@ -83,7 +84,10 @@ def test_a_leader_whose_own_replica_cannot_reach_the_top_starts_over(store: Stor
     run(store, "stranded", Plan(Odds(), 60, {}, script=script))
 
 
-def test_on_a_wiped_redis_the_coordinator_that_knows_most_gives_the_state_back(store: Store) -> None:
+@pytest.mark.parametrize("declared", [(), (SPEC,)], ids=["made by command", "in the tables file"])
+def test_on_a_wiped_redis_the_coordinator_that_knows_most_gives_the_state_back(
+    store: Store, declared: tuple[TableSpec, ...]
+) -> None:
     """The other one knows nothing, and would be the first to lead."""
     numbers: list[int] = []
 
@@ -102,7 +106,7 @@ def test_on_a_wiped_redis_the_coordinator_that_knows_most_gives_the_state_back(s
         rows = world.truth.states[world.truth.top()].rows
         assert rows[: len(numbers)] == tuple(numbers)
 
-    run(store, "wiped", Plan(Odds(), 60, {}, script=script))
+    run(store, "wiped", Plan(Odds(), 60, {}, script=script, declared=declared))
     assert len(numbers) > 5
 
 

@@ -34,7 +34,11 @@ async def open_socket(port: int, receive_buffer: int = 0) -> socket.socket:
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)  # as on a real network; the loopback's are 64 KiB each
-    await asyncio.get_running_loop().sock_connect(sock, (HOST, port))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (HOST, port))
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -139,6 +139,18 @@ async def test_positions_come_before_what_they_stand_for(fleet: Cluster) -> None
         assert viewer.texts == [], "nothing new, nothing told"
 
 
+async def test_who_stands_where_no_rows_changed_is_told_nothing_older(fleet: Cluster) -> None:
+    """At a record such as `verify`, or a new leader's `begin`."""
+    await publish(fleet, 2500)
+    await fleet.converged()
+    top = await fleet.top("t")
+    async with socket_viewer(fleet.ports["node-1"]) as viewer:
+        assert (await viewer.hello(t=top))["behind"] == []
+        await viewer.ask(MAKE, make("v"), "t")
+        assert await number(viewer) == 2500
+        assert (await viewer.hear("position"))["t"] == top
+
+
 async def test_no_viewer_goes_back_in_time_from_node_to_node(fleet: Cluster) -> None:
     async def keep_publishing() -> None:
         for value in range(3000, 100_000):

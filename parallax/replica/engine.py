@@ -182,6 +182,11 @@ class EngineTable:
         """Make everything visible that was applied so far."""
         await self._in_lane(self._poll)
 
+    def settle(self) -> None:
+        """Note that all up to the position at work was applied: if it changed no rows, it is visible already."""
+        if self._queued is None:
+            self.work.visible = self.work.position
+
     async def drop(self) -> None:
         """Delete the views, then the table."""
         await self._in_lane(self._drop)

@@ -262,6 +262,7 @@ class Replica:
             for record in records:
                 self.window.advance(record.producers)
             self.applied = records[-1].position
+            self.table.settle()
             self.records += len(records)
         return None
 

@@ -9,7 +9,8 @@
  * Options:
  *   url       a string, or an async function that returns one: it is asked before each connection, so that it can bring a fresh token
  *   onstate   called with the `state` of the link whenever it changes
- *   probeMs   after so long without a word from the node it is asked whether it is there, and given half as long to answer (1000)
+ *   probeMs   after so long without a word from the node it is asked whether it is there, and given half as long to answer (1000);
+ *             longer each time that it did not: an answer of many megabytes may hold up everything behind it
  *
  * What it does: it keeps the requests that made each view that is alive, what was expanded and collapsed since, and all
  * subscriptions. When the connection is lost it connects again, to whichever node the load balancer chooses, makes the views
@@ -31,7 +32,10 @@ const EDITS = new Set([27, 28, 31, 32, 33, 38]);
 const FIRST_OWN_ID = 3_000_000_000; // the Client counts from 1: it will not come here
 const MOST_CHANGES = 200; // expansions that are kept for one view; beyond, the oldest are forgotten
 const MOST_ROWS = 100_000; // among which a group is looked for
-const FIRST_WAIT_MS = 100, LONGEST_WAIT_MS = 10_000, SLOW_WAIT_MS = 2_000, HEALTHY_MS = 5_000, ANSWER_MS = 30_000;
+const FIRST_WAIT_MS = 100, LONGEST_WAIT_MS = 10_000, SLOW_WAIT_MS = 2_000, HEALTHY_MS = 5_000;
+const FIRST_HELLO_MS = 3_000, LONGEST_HELLO_MS = 30_000; // how long a node may take to greet: the first one that we try, and any
+const MEASURE_MS = 10_000; // the round trip is measured so often
+const MOST_LENIENT = 64;
 const LEAVING = 1012, SLOW = 4008, EXPIRED = 4401;
 
 export function connect(Client, options) {
@@ -52,8 +56,13 @@ class Link {
   #isOpen = false; // the node greeted us, and all is as before
   #waitMs = 0; // before the next attempt
   #liveSince = 0;
+  #helloMs = FIRST_HELLO_MS;
+  #isGreeted = false; // the node answers on this connection
   #heardAt = 0;
-  #pingedAt = 0; // 0: no ping is out
+  #pingedAt = 0; // when it was asked last
+  #probedAt = 0;
+  #wasLate = false;
+  #leniency = 1; // times the patience: a pong stands in line behind an answer that takes long on its way
   #timers = new Set();
   #views = new Map(); // id -> { table, make, changes: [], subscriptions: Map(message id -> frame) }
   #watches = new Map(); // message id -> frame: of deletions, and of the hosted tables
@@ -71,7 +80,8 @@ class Link {
       async (frame) => this.#ask(frame.slice()), // a copy: what we are given lies in wasm memory
       async () => this.close(),
     );
-    const probing = setInterval(() => this.#probe(), Math.max(50, probeMs / 8));
+    const every = Math.max(50, probeMs / 8);
+    const probing = setInterval(() => this.#probe(every), every);
     this.#timers.add(probing);
     this.#connect();
   }
@@ -110,7 +120,8 @@ class Link {
       if (!wasOpen) this.#askWhy(socket.url);
       this.#again(reason, code);
     };
-    const patience = this.#later(ANSWER_MS, () => lost(0, "no node answers"));
+    const patience = this.#later(this.#helloMs, () => lost(0, "no node answers"));
+    this.#helloMs = Math.min(LONGEST_HELLO_MS, this.#helloMs * 2);
     socket.onopen = () => {
       wasOpen = true;
       this.#heardAt = performance.now();
@@ -119,7 +130,6 @@ class Link {
     socket.onmessage = ({ data }) => {
       if (this.#socket !== socket) return;
       this.#heardAt = performance.now();
-      this.#pingedAt = typeof data === "string" && data.startsWith('{"pong"') ? this.#measure() : 0;
       if (typeof data !== "string") this.#receive(new Uint8Array(data));
       else this.#hear(JSON.parse(data), () => this.#forget(patience));
     };
@@ -133,8 +143,7 @@ class Link {
   #drop() {
     const socket = this.#socket;
     this.#socket = null;
-    this.#isOpen = false;
-    this.#pingedAt = 0;
+    this.#isOpen = this.#isGreeted = false;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.close();
@@ -169,21 +178,22 @@ class Link {
     }
   }
 
-  #probe() {
-    if (!this.#socket || this.#socket.readyState !== WebSocket.OPEN) return;
+  #probe(every) {
     const now = performance.now();
-    if (this.#pingedAt && now - this.#pingedAt > Math.max(this.#probeMs / 2, 4 * (this.state.rtt ?? 0))) {
+    const isLate = now - this.#probedAt > 4 * every; // this page stood still: what the node said may wait to be heard
+    const isForgiven = isLate && !this.#wasLate;
+    [this.#probedAt, this.#wasLate] = [now, isLate];
+    if (!this.#isGreeted) return;
+    const isAsked = this.#pingedAt > this.#heardAt; // and has not said a word since
+    const patience = Math.max(this.#probeMs / 2, 4 * (this.state.rtt ?? 0)) * this.#leniency;
+    if (isAsked && !isForgiven && now - this.#pingedAt > patience) {
+      this.#leniency = Math.min(MOST_LENIENT, 2 * this.#leniency);
       this.#drop();
       this.#again("the node does not answer");
-    } else if (!this.#pingedAt && this.#isOpen && now - this.#heardAt > this.#probeMs) {
+    } else if ((isAsked && isForgiven) || (!isAsked && (now - this.#heardAt > this.#probeMs || now - this.#pingedAt > MEASURE_MS))) {
       this.#pingedAt = now;
-      this.#socket.send('{"ping": 0}');
+      this.#socket.send(`{"ping": ${now}}`);
     }
-  }
-
-  #measure() {
-    if (this.#pingedAt) this.#tell({ rtt: performance.now() - this.#pingedAt });
-    return 0;
   }
 
   #later(ms, what) {
@@ -314,6 +324,7 @@ class Link {
   #hear(message, greeted) {
     if (message.hello) {
       greeted();
+      this.#isGreeted = true;
       this.#tell({ stale: [] });
       const { node, version, behind } = message.hello;
       for (const table of behind) delete this.#positions[table]; // of a history that is not there any more, or we have waited enough
@@ -323,6 +334,9 @@ class Link {
         this.#updatedAt[table] = performance.now();
         if (!(table in this.#positions) || isLater(position, this.#positions[table])) this.#positions[table] = position;
       }
+    } else if (message.pong) {
+      this.#leniency = 1;
+      this.#tell({ rtt: performance.now() - message.pong });
     } else if (message.stale) {
       this.#tell({ stale: message.stale });
     }
@@ -358,6 +372,7 @@ class Link {
       }
     }
     this.#liveSince = performance.now();
+    this.#helloMs = FIRST_HELLO_MS;
     this.#tell({ name: "live", node, version, reason: "" });
     for (const [id, view] of made) this.#nudge(id, view);
   }

@@ -101,6 +101,12 @@ def render(helm: str, values: str, release: str = "parallax", namespace: str = "
         raise Refused(f"not YAML: {error}") from error
 
 
+def notes(helm: str, values: str) -> str:
+    """Return what Helm says after an install."""
+    said = _run(helm, "install", "parallax", str(CHART), "--dry-run=client", "--values", "-", values=values)
+    return said.partition("\nNOTES:\n")[2]
+
+
 def _run(helm: str, *arguments: str, values: str = "") -> str:
     done = subprocess.run([helm, *arguments], input=values, capture_output=True, text=True, timeout=60)
     if done.returncode:

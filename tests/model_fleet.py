@@ -65,6 +65,9 @@ class Table:
         assert spec.shape == self.spec.shape, "rows in another shape come with a snapshot"
         self.spec = spec
 
+    def settle(self) -> None:
+        """What was applied is visible at once."""
+
     async def drop(self) -> None:
         """Hold nothing."""
         await self._yield()

@@ -125,7 +125,7 @@ class Truth:
         return State(record.spec, found, manifest.window, before.history if found == before.rows else found)
 
     def _may_come_again(self, number: int) -> bool:
-        return self.is_log_lost and self.entries[number].producer is None
+        return (self.is_log_lost or self.is_damaged) and self.entries[number].producer is None
 
     def look_at_manifest(self) -> None:
         """Check the manifest, if it is new."""
@@ -189,7 +189,7 @@ class Truth:
         history = self.states[self.top()].history
         applied = set(history)
         for entry_id, number in ingest.items():
-            if number in applied and self.entries[number].producer is None and not self.is_log_lost:
+            if number in applied and self.entries[number].producer is None and not self._may_come_again(number):
                 raise Violation(f"{number} is in the history, and as {entry_id!r} in ingest again")
         if self.is_damaged:
             return

@@ -110,7 +110,8 @@ def plan(seed: int, *, has_sentinel: bool = False) -> Plan:
     kinds = BEHIND_SENTINEL if has_sentinel else AGAINST_DATA if is_against_data else AGAINST_MEMBERS
     faults = []
     if has_sentinel:
-        faults.append(Fault(round(rng.uniform(1, 4), 2), "kill primary", "redis", rng.choice((0.2, 1.0, 4.0, 8.0))))
+        # Back long before or long after it is replaced: between, it takes for a moment what is lost with it, and no time tells what.
+        faults.append(Fault(round(rng.uniform(1, 4), 2), "kill primary", "redis", rng.choice((0.2, 12.0, 12.0))))
     for _ in range(rng.randint(LEAST_FAULTS, MOST_FAULTS)):
         (kind,) = rng.choices(list(kinds), [weight for weight, _ in kinds.values()])
         seconds = 0.0 if kind in INSTANT else rng.choice((0.1, 0.5, 1.0, 2.0, 3.0))

@@ -119,18 +119,21 @@ class _Index(_Handler):
     head = get
 
 
-class _Link(_Handler):
-    """`link.js` at an address that stays, for pages elsewhere that embed the viewer."""
+class _Stable(_Handler):
+    """What pages elsewhere load to embed the viewer, at addresses that stay."""
 
-    async def get(self, *path: str) -> None:
-        asset = self.site.assets["link.js"]
-        self.etag = f'"{asset.digest}"'
+    async def get(self, name: str) -> None:
+        asset = self.site.assets[name]
+        gzipped = "gzip" in self.request.headers.get("Accept-Encoding", "")
+        self.etag = f'"{asset.digest}{"-gzip" if gzipped else ""}"'
         self.set_header("Content-Type", asset.media_type)
         self.set_header("Cache-Control", "no-cache")
-        self.set_header(
-            "Access-Control-Allow-Origin", "*"
-        )  # a module is only loaded from elsewhere with leave; it holds no secret
-        self.finish(asset.body(gzipped=False))
+        self.set_header("Vary", "Accept-Encoding")
+        # A module is only loaded from elsewhere with leave; it holds no secret.
+        self.set_header("Access-Control-Allow-Origin", "*")
+        if gzipped:
+            self.set_header("Content-Encoding", "gzip")
+        self.finish(await asyncio.to_thread(asset.body, gzipped=gzipped))
 
     head = get
 
@@ -158,10 +161,10 @@ class _Asset(_Handler):
 
 
 def page_routes() -> list[Any]:
-    """Return the routes of `/`, `/link.js` and `/assets/<content hash>/<name>`."""
+    """Return the routes of `/`, `/link.js`, `/perspective.js`, `/perspective.css` and `/assets/<content hash>/<name>`."""
     site = Site()
     return [
         (r"/", _Index, {"site": site}),
-        (r"/link\.js", _Link, {"site": site}),
+        (r"/(link\.js|perspective\.js|perspective\.css)", _Stable, {"site": site}),
         (r"/assets/([0-9a-f]{16})/([\w.-]+)", _Asset, {"site": site}),
     ]

@@ -28,8 +28,8 @@ ANN: list[Row] = [{"number": 7, "holder": "Ann"}]
 class Node:
     """The public port of a node, in this process: its gateway and its page, on tables of the test's own."""
 
-    def __init__(self) -> None:
-        settings = NodeSettings(allowed_origins="")
+    def __init__(self, allowed_origins: str = "") -> None:
+        settings = NodeSettings(allowed_origins=allowed_origins)
         self._engine = Engine(frame_seconds=0.01)
         self._gateway = Gateway(settings)
         self._tables: dict[str, EngineTable] = {}

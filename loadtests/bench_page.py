@@ -36,7 +36,7 @@ WIDE = TableSpec.declare("wide", {"schema": NUMBERS | {f"c{number}": "float" for
 LONG = TableSpec.declare("long", {"schema": NUMBERS | {"price": "float"}, "index": "id"})
 SIZES = {SMALL: 100, WIDE: 10_000, LONG: 1_000_000}
 BATCH = 50_000
-GAP = "Math.max(...seen.times.slice(1).map((time, i) => time - seen.times[i]))"
+GAP = "(times => Math.max(...times.slice(1).map((time, i) => time - times[i])))([...seen.times, performance.now()])"
 LOOK = """() => new Promise(resolve => {
     // When the first row was there, when it first changed, and the ages (ms) of what it changed to.
     const grid = () => document.querySelector('regular-table')

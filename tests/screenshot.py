@@ -1,16 +1,42 @@
-"""Make docs/screenshot.png again: the demo's page, with flights in the air. `python -m tests.screenshot`"""
+"""Make the pictures of docs/ again: the demo's page, with flights in the air. `python -m tests.screenshot`"""
 
 import asyncio
 import re
 import sys
+from urllib.parse import urlsplit
 
 from playwright.async_api import ViewportSize, expect
 
-from tests.browser import running_browser
+from tests.browser import Tab, running_browser
 from tests.processes import ROOT
+from tests.relay import relay_to
 
-PICTURE = ROOT / "docs" / "screenshot.png"
 SIZE: ViewportSize = {"width": 1320, "height": 640}
+SMALL: ViewportSize = {"width": 1000, "height": 420}
+SETTLE_MS = 2_000  # what is drawn after the last thing that can be waited for
+GROUPED = {
+    "layout": {
+        "type": "split-layout",
+        "orientation": "horizontal",
+        "sizes": [0.5, 0.5],
+        "children": [{"type": "tab-layout", "tabs": [name], "selected": 0} for name in ("grid", "chart")],
+    },
+    "panels": {
+        "grid": {
+            "table": "flights",
+            "title": "by carrier",
+            "group_by": ["carrier", "origin"],
+            "columns": ["dep_delay", "distance"],
+        },
+        "chart": {
+            "table": "flights",
+            "title": "distance",
+            "plugin": "Y Bar",
+            "group_by": ["carrier"],
+            "columns": ["distance"],
+        },
+    },
+}
 AIRBORNE = 8  # so many rows of the first screen are in the air when the picture is taken
 
 
@@ -33,13 +59,35 @@ async def main() -> None:
 
 
 async def take(url: str) -> None:
-    """Take the picture once there is something to see."""
+    """Take the pictures once there is something to see."""
+    port, query = urlsplit(url).port, urlsplit(url).query
+    assert port is not None
     async with running_browser() as browser:
-        tab = await browser.open(url)
-        await tab.page.set_viewport_size(SIZE)
-        await expect(tab.cell("en route").nth(AIRBORNE - 1)).to_be_visible(timeout=120_000)
-        await tab.page.screenshot(path=PICTURE)
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
+        async with relay_to(port) as relay:
+            tab = await browser.open(f"{relay.url}?{query or 'table=flights'}")
+            await tab.page.set_viewport_size(SIZE)
+            await expect(tab.cell("en route").nth(AIRBORNE - 1)).to_be_visible(timeout=120_000)
+            await picture(tab, "screenshot")
+            await tab.page.set_viewport_size(SMALL)
+            await tab.page.evaluate(
+                "layout => document.querySelector('perspective-viewer').restoreWorkspace(layout)", GROUPED
+            )
+            await expect(tab.cell("TOTAL").first).to_be_visible()
+            await expect(tab.page.locator("#connection")).to_have_text("live")
+            await tab.page.wait_for_timeout(SETTLE_MS)
+            await picture(tab, "grouped")
+            await tab.page.get_by_label("Theme").select_option("Pro Dark")
+            await expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
+            await tab.page.wait_for_timeout(SETTLE_MS)
+            await picture(tab, "dark")
+        await expect(tab.page.locator("#connection")).to_have_text("reconnecting")
+        await picture(tab, "reconnecting")
+
+
+async def picture(tab: Tab, name: str) -> None:
+    path = ROOT / "docs" / f"{name}.png"
+    await tab.page.screenshot(path=path)
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -325,6 +325,7 @@ class Link {
     if (message.hello) {
       greeted();
       this.#isGreeted = true;
+      this.#pingedAt = -MEASURE_MS; // this node's round trip is not known yet
       this.#tell({ stale: [] });
       const { node, version, behind } = message.hello;
       for (const table of behind) delete this.#positions[table]; // of a history that is not there any more, or we have waited enough

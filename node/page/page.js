@@ -10,7 +10,6 @@ const SETTLED_MS = 300; // a layout is kept when nothing has changed it for so l
 const RELOAD_MS = 60_000; // once in so long at most for another version: a fleet that is being upgraded has two
 const CHANGES = ["perspective-config-update", "perspective-layout-update"];
 const NOTE_MS = 4_000;
-const BRISK_MS = 3_000; // after a loss
 
 const address = () => new URLSearchParams(location.hash.slice(1)); // a token, a layout: what no server needs to see
 let wanted = new URLSearchParams(location.search).get("table"); // null: whichever comes first
@@ -196,15 +195,11 @@ async function reset() {
 }
 
 /**
- * Keep the viewer brisk. It draws less often the longer its last drawings took; one that waited for the next node must not count, or
- * updates would come every few seconds for half a minute.
+ * Keep the viewer brisk: it draws less often the longer its last drawings took, and one that waited for the next node must not count.
+ * It stays so: setThrottle(null) was seen to begin with a pause of 5 s.
  */
 function pace(isLive) {
-  if (isLive === pace.isLive) return;
-  pace.isLive = isLive;
-  clearTimeout(pace.timer);
-  if (isLive) pace.timer = setTimeout(() => shown?.viewer.setThrottle(null), BRISK_MS);
-  else shown?.viewer.setThrottle(0);
+  if (!isLive) shown?.viewer.setThrottle(0);
 }
 
 /** Load the page of the node's version, with the layout as it is. */

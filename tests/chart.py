@@ -311,6 +311,18 @@ helm install parallax ./helm --set image.registry=registry.example --set demo.en
 What it then says tells how to look at it. [docs/operations.md](../docs/operations.md#on-kubernetes) has more: which ingress,
 scaling, upgrades, alerts. Examples of values are in [ci/](ci).
 
+## What scanners find
+
+checkov has nothing to say of it but this, which is on purpose:
+
+| finding | why |
+|---|---|
+| no limit of processor time (CKV_K8S_11) | a throttled node is late for all its viewers at once |
+| secrets as environment variables (CKV_K8S_35) | the programs read them there; no process of another user shares the container |
+| tags instead of digests, pulled if absent (CKV_K8S_43, CKV_K8S_15) | `image.digest`, `valkey.image.digest` and `pullPolicy` are yours to set |
+| no probes of the demo and of the test's pod (CKV_K8S_8, CKV_K8S_9) | neither serves anybody |
+| no HEALTHCHECK in the image, a base without digest (CKV_DOCKER_2, CKV_DOCKER_7) | two services share it, and Kubernetes asks them itself; `--build-arg BASE=...@sha256:...` pins the base |
+
 ## Values
 
 Below `settings`, `node.settings` and `coordinator.settings` stands every setting of the programs that has no value of its own;

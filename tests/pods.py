@@ -66,6 +66,7 @@ class Service:
     def __init__(self, cluster: "PodCluster", selector: Mapping[str, str], target: int | str) -> None:
         self._cluster, self._selector, self._target = cluster, selector, target
         self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
         self.port = free_port()
         self.refused = 0  # connections for which there was no pod, or one that did not take it
 
@@ -74,9 +75,16 @@ class Service:
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
 
     async def close(self) -> None:
-        """Stop listening; what is there ends with its pods."""
+        """Stop listening, and cut what is there."""
         assert self._server is not None
         self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+        async def are_gone() -> bool:
+            return not self._writers
+
+        await until(are_gone, 10, "all connections are closed")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -87,10 +95,15 @@ class Service:
             writer.close()
             return
         pod.connections += 1
+        self._writers |= {writer, to_pod}
         try:
             await asyncio.gather(_pass_on(reader, to_pod), _pass_on(from_pod, writer))
+            for end in (writer, to_pod):
+                with suppress(OSError):
+                    await end.wait_closed()
         finally:
             pod.connections -= 1
+            self._writers -= {writer, to_pod}
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

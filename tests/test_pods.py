@@ -85,14 +85,13 @@ def test_the_ports_of_the_policies_are_those_of_the_containers() -> None:
     objects = render(helms()["4"], VALUES)
     workloads = [made for made in objects if made["kind"] in ("Deployment", "StatefulSet")]
     policies = [made["spec"] for made in objects if made["kind"] == "NetworkPolicy"]
-    assert len(workloads) == len(policies) == 4
-    for made in workloads:
-        labels = made["spec"]["template"]["metadata"]["labels"]
+    pods = [made["spec"]["template"] for made in workloads] + [made for made in objects if made["kind"] == "Pod"]
+    assert len(pods) == len(policies) == 5
+    for made in pods:
+        labels = made["metadata"]["labels"]
         (policy,) = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels.items()]
         opened = {port["port"] for rule in policy.get("ingress", ()) for port in rule["ports"]}
-        assert opened == {
-            port["containerPort"] for port in made["spec"]["template"]["spec"]["containers"][0].get("ports", ())
-        }
+        assert opened == {port["containerPort"] for port in made["spec"]["containers"][0].get("ports", ())}
         assert {"Ingress", "Egress"} == set(policy["policyTypes"])
 
 

@@ -17,7 +17,7 @@
 {{- define "parallax.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "parallax.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -85,7 +85,7 @@ annotations:
   value: redis://{{ include "parallax.fullname" . }}-valkey:6379/0
 - name: PARALLAX_REDIS_PASSWORD
   valueFrom:
-    secretKeyRef: {name: {{ include "parallax.valkeySecret" . }}, key: {{ .Values.valkey.auth.passwordKey }}}
+    secretKeyRef: {name: {{ include "parallax.valkeySecret" . | quote }}, key: {{ .Values.valkey.auth.passwordKey | quote }}}
 {{- else }}
 {{- $own := printf "%s-redis" (include "parallax.fullname" .) }}
 {{- $existing := $redis.existingSecret }}
@@ -134,7 +134,7 @@ annotations:
 {{/* (list $ values component): what all our pods have in common, besides their containers and volumes. */}}
 {{- define "parallax.pod" -}}
 {{- $root := index . 0 -}}{{- $values := index . 1 -}}
-serviceAccountName: {{ include "parallax.serviceAccountName" $root }}
+serviceAccountName: {{ include "parallax.serviceAccountName" $root | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, w
 
 from parallax import wire
 from parallax.errors import ConnectError
-from parallax.link_state import Change, LinkState, View, Waiting
+from parallax.link_state import Change, LinkState, View, Waiting, abort, abort_late, first_number, first_text
 from parallax.replication.position import Position
 from parallax.tasks import Tasks
 from parallax.wire import Envelope, decode
@@ -31,13 +32,13 @@ HOSTED_END, ON_REMOVE, REMOVE_ON_REMOVE = 37, 39, 40
 EDITS = frozenset({27, 28, 31, 32, 33, 38})
 UNANSWERED = frozenset({ON_UPDATE, ON_REMOVE, TABLE_ON_DELETE, VIEW_ON_DELETE})
 
-FIRST_OWN_ID = 3_000_000_000
-"""The client counts its messages from 1: it will not come here."""
+FIRST_OWN_ID = 3_000_000_000  # the client counts its messages from 1: it will not come here
 MOST_CHANGES = 200
 """Expansions that are kept for one view; beyond, the oldest are forgotten."""
 MOST_ROWS = 100_000
 """Among so many a group is looked for."""
 FIRST_WAIT, LONGEST_WAIT, SLOW_WAIT, HEALTHY = 0.1, 10.0, 2.0, 5.0
+FIRST_HELLO, LONGEST_HELLO, MOST_LENIENT = 3.0, 30.0, 32
 LEAVING, SLOW, EXPIRED = 1012, 4008, 4401
 
 Url = Callable[[], Awaitable[HTTPRequest]]
@@ -64,6 +65,9 @@ class Link:
         self._heard_at = self._live_since = 0.0
         self._pinged_at: float | None = None
         self._given_up = asyncio.Event()  # the node is silent
+        self._is_greeted = False
+        self._hello_wait = FIRST_HELLO
+        self._leniency = 1  # times the patience: a pong stands in line behind an answer that takes long on its way
         self._wait = 0.0
         self._views: dict[str, View] = {}
         self._watches: dict[int, bytes] = {}  # by message id: of deletions, and of the hosted tables
@@ -110,7 +114,12 @@ class Link:
         while True:
             code, reason = 0, ""
             try:
-                self._socket = await websocket_connect(await self._url(), max_message_size=1 << 30)
+                connecting = websocket_connect(await self._url(), max_message_size=1 << 30)
+                try:
+                    self._socket = await asyncio.shield(connecting)
+                except asyncio.CancelledError:
+                    connecting.add_done_callback(abort_late)  # type: ignore[attr-defined]
+                    raise
                 code, reason = await self._converse(self._socket)
             except HTTPClientError as error:
                 body = error.response.body.decode(errors="replace").strip() if error.response and error.response.body else ""
@@ -127,7 +136,7 @@ class Link:
         was_healthy = bool(self._live_since) and time.monotonic() - self._live_since > HEALTHY
         self._live_since = 0.0
         if was_healthy or code in (LEAVING, EXPIRED):
-            self._wait = 0.0
+            self._wait, self._hello_wait = 0.0, FIRST_HELLO
         if code == SLOW:
             self._wait = max(self._wait, SLOW_WAIT)
         pause = self._wait * random.uniform(0.5, 1.5) if self._wait else random.uniform(0, 0.02)
@@ -138,6 +147,7 @@ class Link:
         """Say hello, and take in what the node says until the connection ends; return why it did."""
         self._heard_at = time.monotonic()
         self._given_up.clear()
+        self._is_greeted = False
         positions = {table: str(position) for table, position in self._positions.items()}
         await socket.write_message(json.dumps({"hello": {"positions": positions}}))
         async with Tasks() as tasks:
@@ -157,9 +167,12 @@ class Link:
                 continue
             match json.loads(message):
                 case {"hello": {"node": node, "version": version, "behind": behind}}:
+                    self._is_greeted = True
                     for table in behind:
                         self._positions.pop(table, None)
                     tasks.start(self._restore(socket, LinkState("live", node, version)), name="restore")
+                case {"pong": _}:
+                    self._leniency = 1
                 case {"position": dict() as told}:
                     for table, text in told.items():
                         position = Position.parse(text)
@@ -171,7 +184,7 @@ class Link:
         """Let go of the socket, and settle what depended on it."""
         socket, self._socket, self._is_open, self._pinged_at = self._socket, None, False, None
         if socket is not None:
-            socket.close()
+            abort(socket)
         for future in self._own.values():
             future.cancel()
         self._own.clear()
@@ -187,9 +200,15 @@ class Link:
             await asyncio.sleep(self._probe / 8)
             now = time.monotonic()
             socket = self._socket
-            if socket is not None and self._pinged_at is not None and now - self._pinged_at > self._probe / 2:
-                self._given_up.set()
-            elif socket is not None and self._is_open and self._pinged_at is None and now - self._heard_at > self._probe:
+            if socket is not None and not self._is_greeted:
+                if now - self._heard_at > self._hello_wait:
+                    self._hello_wait = min(LONGEST_HELLO, 2 * self._hello_wait)
+                    self._given_up.set()
+            elif socket is not None and self._pinged_at is not None:
+                if now - self._pinged_at > self._probe / 2 * self._leniency:
+                    self._leniency = min(MOST_LENIENT, 2 * self._leniency)
+                    self._given_up.set()
+            elif socket is not None and now - self._heard_at > self._probe:
                 self._pinged_at = now
                 socket.write_message('{"ping": 0}')
             for waiting in list(self._waiting.values()):
@@ -213,7 +232,7 @@ class Link:
         view = self._views.get(request.entity_id)
         match request.number:
             case n if n == MAKE_VIEW:
-                self._views[_text(request.body)] = View(request.entity_id, request.body)
+                self._views[first_text(request.body)] = View(request.entity_id, request.body)
             case n if n == VIEW_DELETE:
                 self._views.pop(request.entity_id, None)
             case n if n in (COLLAPSE, EXPAND, SET_DEPTH):
@@ -224,14 +243,14 @@ class Link:
                     view.subscriptions[request.msg_id] = frame
             case n if n in (REMOVE_ON_UPDATE, REMOVE_ON_REMOVE):
                 if view is not None:
-                    view.subscriptions.pop(_number(request.body), None)
+                    view.subscriptions.pop(first_number(request.body), None)
             case n if n == HOSTED:
-                if _number(request.body):
+                if first_number(request.body):
                     self._watches[request.msg_id] = frame
             case n if n in (TABLE_ON_DELETE, VIEW_ON_DELETE):
                 self._watches[request.msg_id] = frame
             case n if n in (TABLE_REMOVE_DELETE, VIEW_REMOVE_DELETE, HOSTED_END):
-                self._watches.pop(_number(request.body), None)
+                self._watches.pop(first_number(request.body), None)
         if request.number not in UNANSWERED:
             self._waiting[request.msg_id] = Waiting(frame, request, time.monotonic(), self._is_open)
         if self._is_open:
@@ -245,7 +264,7 @@ class Link:
             self._tasks.start(self._remember_path(change, request.entity_id), name="path of a group")
 
     async def _remember_path(self, change: Change, view_id: str) -> None:
-        row = _number(change.body)
+        row = first_number(change.body)
         try:
             (change.path,) = await self._paths(view_id, row, row + 1)
         except (_Refused, ValueError):
@@ -254,7 +273,7 @@ class Link:
     async def _paths(self, view_id: str, first: int, end: int) -> list[Any]:
         viewport = wire.field(1, first) + wire.field(2, 0) + wire.field(3, end) + wire.field(4, 0)
         answer = await self._ask_own(view_id, TO_COLUMNS, wire.field(1, viewport))
-        paths: list[Any] = json.loads(_text(answer))["__ROW_PATH__"]
+        paths: list[Any] = json.loads(first_text(answer))["__ROW_PATH__"]
         return paths
 
     def _ask_own(self, entity_id: str, number: int, body: bytes) -> "asyncio.Future[bytes]":
@@ -266,10 +285,8 @@ class Link:
 
     def _send(self, frame: bytes) -> None:
         if self._socket is not None:
-            try:
+            with suppress(WebSocketClosedError):  # `_converse` ends just now
                 self._socket.write_message(frame, binary=True)
-            except WebSocketClosedError:
-                log.debug("a request came too late for its connection")  # `_converse` ends just now
 
     # What the node says ------------------------------------------------------------------------------------------------
 
@@ -280,13 +297,13 @@ class Link:
             if own.done():
                 return
             if response.number == wire.SERVER_ERROR:
-                own.set_exception(_Refused(_text(response.body)))
+                own.set_exception(_Refused(first_text(response.body)))
             else:
                 own.set_result(response.body)
             return
         waiting = self._waiting.pop(response.msg_id, None)
         if waiting is not None and waiting.request.number == MAKE_VIEW:
-            view_id = _text(waiting.request.body)
+            view_id = first_text(waiting.request.body)
             if response.number == wire.SERVER_ERROR:
                 self._views.pop(view_id, None)
             elif view_id in self._views:
@@ -304,7 +321,7 @@ class Link:
     def _fail(self, request: Envelope, text: str) -> None:
         self._waiting.pop(request.msg_id, None)
         if request.number == MAKE_VIEW:
-            self._views.pop(_text(request.body), None)
+            self._views.pop(first_text(request.body), None)
         self._answers.put_nowait(wire.error(request.msg_id, request.entity_id, text).encode())
 
     # After a loss --------------------------------------------------------------------------------------------------------
@@ -374,15 +391,3 @@ class Link:
 
 class _Refused(Exception):
     """A node's answer to what the link itself asked."""
-
-
-def _text(body: bytes) -> str:
-    """Return the text in a body's first field."""
-    value = wire.fields(body).get(1, b"")
-    return value.decode() if isinstance(value, bytes) else ""
-
-
-def _number(body: bytes) -> int:
-    """Return the number in a body's first field."""
-    value = wire.fields(body).get(1, 0)
-    return value if isinstance(value, int) else 0

@@ -1,8 +1,12 @@
-"""What a link keeps: see `parallax.link`."""
+"""What a link keeps, and how it reads and ends what it has: see `parallax.link`."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from tornado.websocket import WebSocketClientConnection
+
+from parallax import wire
 from parallax.wire import Envelope
 
 
@@ -45,3 +49,29 @@ class Waiting:
     request: Envelope
     since: float
     is_sent: bool
+
+
+def first_text(body: bytes) -> str:
+    """Return the text in a body's first field."""
+    value = wire.fields(body).get(1, b"")
+    return value.decode() if isinstance(value, bytes) else ""
+
+
+def first_number(body: bytes) -> int:
+    """Return the number in a body's first field."""
+    value = wire.fields(body).get(1, 0)
+    return value if isinstance(value, int) else 0
+
+
+def abort(socket: WebSocketClientConnection) -> None:
+    """End a connection: with a farewell, whose answer might never come."""
+    stream = None if socket.protocol is None else socket.protocol.stream
+    socket.close()
+    if stream is not None:
+        stream.close()
+
+
+def abort_late(connecting: "asyncio.Future[WebSocketClientConnection]") -> None:
+    """End a connection that came about when nobody wanted it any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        abort(connecting.result())

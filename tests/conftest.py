@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ _RUNNER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) %
 _LOW, _HIGH = ports.OTHER_PORTS
 _SHARE = (_HIGH - _LOW) // RUNNERS
 ports.OTHER_PORTS = (_LOW + _RUNNER * _SHARE, _LOW + (_RUNNER + 1) * _SHARE)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell started us in the background; what we start must hear it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from parallax.replication.spec import TableSpec

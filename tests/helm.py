@@ -85,6 +85,16 @@ def _fetch(version: str, place: Path) -> None:
     unfinished.replace(place)
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads YAML as Kubernetes does, to whom a lone `=` is a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:value"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def lint(helm: str, values: str) -> None:
     """Raise `Refused` unless the chart is spotless with these values."""
     _run(helm, "lint", "--strict", str(CHART), "--values", "-", values=values)
@@ -99,7 +109,7 @@ def render(helm: str, values: str, release: str = "parallax", namespace: str = "
     command = ("template", release, str(CHART), "--namespace", namespace, "--kube-version", "1.30.0", "--values", "-")
     text = _run(helm, *command, values=values)
     try:
-        return [made for made in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if made]
+        return [made for made in yaml.load_all(text, Loader=_Loader) if made]
     except yaml.YAMLError as error:
         raise Refused(f"not YAML: {error}") from error
 

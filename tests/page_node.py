@@ -53,14 +53,25 @@ class Node:
         self._gateway.remove_table(name)
         await self._tables.pop(name).drop()
 
-    async def hand_over(self) -> None:
-        """Close every viewer's socket once; who comes again is let in."""
-        await self._gateway.drain(0)
-
     async def leave(self) -> None:
         """Close every viewer's socket, and let nobody in again."""
         self._server.stop()
         await self._gateway.drain(0)
+
+    async def hand_over(self) -> None:
+        """Close every viewer's socket once; who comes again is let in."""
+        await self._gateway.drain(0)
+
+    async def lose_log(self, *tables: str) -> None:
+        """Tell viewers that nothing moves these tables any more; none: that all is well again."""
+        self._gateway.stale = lambda: tables
+        for session in list(self._gateway._sessions):
+            session.link.tell_stale()
+
+    @property
+    def views(self) -> int:
+        """How many views of viewers there are."""
+        return sum(len(hosted.views) for hosted in self._gateway.hosted)
 
     async def close(self) -> None:
         self._server.stop()

@@ -1,0 +1,62 @@
+"""`parallax.connect` over lines that are slow or go silent."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+
+import parallax
+from parallax.link_state import LinkState
+from parallax.replication.spec import TableSpec
+from tests.page_node import Node
+from tests.processes import PATIENCE
+from tests.relay import Relay, relay_to
+
+NOTES = TableSpec("notes", (("n", "integer"), ("text", "string")), index="n")
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    node = Node()
+    await node.host(NOTES, [{"n": number, "text": f"{number:04}" * 500} for number in range(1000)])
+    yield node
+    await node.close()
+
+
+@pytest.fixture
+async def relay(node: Node) -> AsyncIterator[Relay]:
+    port = urlsplit(node.url).port
+    assert port is not None
+    async with relay_to(port) as relay:
+        yield relay
+
+
+async def test_an_answer_that_takes_long_on_its_way_is_waited_for(relay: Relay) -> None:
+    async with asyncio.timeout(60 * PATIENCE), parallax.connect(relay.url, timeout=60) as client:
+        view = await (await client.open_table("notes")).view()
+        relay.rate = 500_000  # it takes 4 s
+        assert len(await view.to_arrow()) > 2_000_000
+        relay.rate = 0
+
+
+async def test_a_node_that_goes_silent_while_views_are_made_is_left(relay: Relay) -> None:
+    states: list[LinkState] = []
+    async with asyncio.timeout(30 * PATIENCE), parallax.connect(relay.url, on_state=states.append) as client:
+        view = await (await client.open_table("notes")).view()
+        before = relay.connections
+        relay.silent_after = b'{"hello"'
+        relay.cut()
+        assert await view.num_rows() == 1000
+        assert relay.connections >= before + 2, "the first one fell silent"
+    assert [state.name for state in states].count("closed") == 1
+
+
+async def test_a_node_that_never_greets_is_left(relay: Relay) -> None:
+    async with asyncio.timeout(30 * PATIENCE), parallax.connect(relay.url) as client:
+        table = await client.open_table("notes")
+        before = relay.connections
+        relay.silent_after = b"HTTP/1.1 101"
+        relay.cut()
+        assert await table.size() == 1000
+        assert relay.connections >= before + 2

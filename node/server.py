@@ -97,6 +97,11 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         if was_ready:  # whatever befalls it later, a node serves what it has: no update must not become no reads
             return []
         reasons = replicas.unready() if replicas.knows_catalog else ["the catalog of tables was not read yet"]
+        reasons += [
+            f"table {replica.keys.table!r} is not hosted yet"
+            for replica in replicas
+            if replica.state is State.LIVE and replica.spec is not None and gateway.find(replica.keys.table) is None
+        ]
         was_ready = not reasons
         return reasons
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from parallax.demo import ports
 
-RUNNERS = 8
+RUNNERS = 4
 
 pytest.register_assert_rewrite("tests.cluster", "tests.oracle", "tests.processes")  # so that they say what was compared
 

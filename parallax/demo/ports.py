@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 HOST = "127.0.0.1"
 OTHER_PORTS = (10_000, 32_000)
+_given: set[int] = set()  # those of OTHER_PORTS that somebody was given, who may not listen yet
 
 
 def choose_ports(wished: dict[str, int]) -> dict[str, int]:
@@ -19,7 +20,12 @@ def choose_ports(wished: dict[str, int]) -> dict[str, int]:
         for name, port in wished.items():
             holder = _hold(port) if port else None
             while holder is None:
-                holder = _hold(random.randrange(*OTHER_PORTS))
+                other = random.randrange(*OTHER_PORTS)
+                if len(_given) > (OTHER_PORTS[1] - OTHER_PORTS[0]) // 2:
+                    _given.clear()
+                if other not in _given:
+                    holder = _hold(other)
+                    _given.add(other)
             held.enter_context(holder)
             chosen[name] = int(holder.getsockname()[1])
         return chosen

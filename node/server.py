@@ -152,7 +152,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             tasks.start(gateway.watch(), name="watch over the viewers")
             tasks.start(quarantine.watch(is_proven), name="quarantine")
             tasks.start(balance.run(lambda: not unready()), name="balance")
-            await or_stop(first_of(gateway.is_stuck, rebuild), stop)
+            await first_of(gateway.is_stuck, rebuild, stop)
 
             # 4. Drain: load balancers are told, those who are here are handed over, and so are those who come all the same.
             log.info("draining %d sessions", gateway.sessions)

@@ -6,7 +6,6 @@ guard what it hands to the engine; the guard reads the note when the engine has 
 
 import asyncio
 import ctypes
-import logging
 import os
 import secrets
 import signal
@@ -17,8 +16,6 @@ from functools import partial
 
 from parallax.errors import ConfigurationError
 from parallax.settings import CommonSettings, load
-
-log = logging.getLogger(__name__)
 
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 """How native code ends a process. SIGKILL is not among them: it says nothing about what the process was at work on."""

@@ -5,7 +5,6 @@ are counted under a key that expires.
 """
 
 import hashlib
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from redis.asyncio import Redis
 from parallax.replica.journal import ROWS, VIEW
 from parallax.replication.keys import FleetKeys
 from parallax.store import text
-
-log = logging.getLogger(__name__)
 
 MOST_DEATHS = 2
 """So many processes may end by the same; then it is quarantined."""
@@ -55,12 +52,11 @@ def name_of(table: str) -> str:
     return f"table {table}"
 
 
-async def blame(redis: "Redis", keys: FleetKeys, works: Iterable[Mapping[str, Any]], seconds: float) -> list[str]:
-    """Count a death for all that the engine was at work on; return their names.
+async def blame(redis: "Redis", keys: FleetKeys, works: Iterable[Mapping[str, Any]], seconds: float) -> None:
+    """Count a death for all that the engine was at work on.
 
     `works` is what `parallax.replica.journal.read` gave.
     """
-    names: list[str] = []
     for work in works:
         table, position = str(work["table"]), str(work.get("position", ""))
         if work["kind"] == VIEW:
@@ -71,8 +67,6 @@ async def blame(redis: "Redis", keys: FleetKeys, works: Iterable[Mapping[str, An
             continue
         for name, kind in suspects.items():
             await count(redis, keys, name, table=table, kind=kind, position=position, seconds=seconds)
-        names += suspects
-    return names
 
 
 async def count(

@@ -17,7 +17,7 @@ from node.gateway.link import NotALink
 from node.gateway.outbox import BINARY, LOT_BYTES, Frame
 from node.gateway.pace import Pace
 from node.gateway.session import Session
-from node.settings import NodeSettings
+from node.settings import NodeSettings, listed
 
 UNSUPPORTED = 1003
 FINAL, CONTINUATION = 0x80, 0x0
@@ -40,7 +40,7 @@ class ViewerHandler(WebSocketHandler):
 
     def check_origin(self, origin: str) -> bool:
         """Say whether a page of `origin` may connect: our own, or one that the settings allow."""
-        allowed = [one.strip() for one in self._settings.allowed_origins.split(",") if one.strip()]
+        allowed = listed(self._settings.allowed_origins)
         if "*" in allowed or origin in allowed:
             return True
         try:

@@ -135,7 +135,7 @@ async def test_groups_stay_expanded_and_the_same_ones(fleet: Cluster) -> None:
             "its row has another number now"
         )
         await fleet.restart(node)
-    await fleet.publish("t", op="remove", format="json", data="[90]")
+    await fleet.publish("t", op="remove", format="json", data='[{"k": 90}]')
 
 
 async def test_rows_come_whole_after_a_loss(fleet: Cluster) -> None:

@@ -18,6 +18,7 @@ from coordinator.log import Log
 from coordinator.sequencer import Sequencer
 from coordinator.settings import CoordinatorSettings
 from coordinator.snapshots import Snapshots
+from coordinator.writing import Writing
 from parallax.errors import BadRequest, ConfigurationError, ParallaxError, SteppedDown
 from parallax.replica.replicas import Replicas
 from parallax.replication.keys import FleetKeys
@@ -45,6 +46,7 @@ class Leadership:
         self._settings = settings
         self._keys = FleetKeys(settings.prefix)
         self._candidate = Candidate(redis, self._keys, lease.owner, settings.candidate_seconds)
+        self._writing = Writing(redis, self._keys)
         self._catalog = Catalog(redis, self._keys.catalog)
         self._declared = read_tables_file(settings.tables)
         self._file_problems: list[str] = []
@@ -123,6 +125,7 @@ class Leadership:
                         if replica.spec is not None:
                             self._catalog.adopt(replica.spec)
                     is_loaded = True
+                await self._writing.look()
                 self._read_file()
                 if is_new:
                     known = self._catalog.wishes.keys() | {spec.name for spec in self._declared}
@@ -157,11 +160,12 @@ class Leadership:
         settings = self._settings
         owner = self._lease.owner
         replica = self._replicas.ensure(spec.name)
-        snapshots = Snapshots(self._redis, replica, settings.snapshot_min_bytes)
+        snapshots = Snapshots(self._redis, replica, self._writing, settings.snapshot_min_bytes)
         table_log = Log(
             self._redis,
             replica.keys,
             owner,
+            self._writing,
             inline_max=settings.inline_max,
             rejected_max=settings.rejected_max,
             rejected_bytes=settings.rejected_bytes,

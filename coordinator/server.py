@@ -15,6 +15,7 @@ from parallax.registry import Announcer
 from parallax.replica.engine import Engine
 from parallax.replica.journal import Journal
 from parallax.replica.replicas import Replicas
+from parallax.replication import versions
 from parallax.replication.keys import FleetKeys
 from parallax.store import connect, follow_primary, wait_for_redis
 from parallax.tasks import Tasks
@@ -52,6 +53,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             "id": name,
             "boot": owner,
             "version": VERSION,
+            **versions.announcement(),
             "addresses": {"internal": f"{settings.bind}:{settings.internal_port}"},
             "leader": leadership.is_leader,
             "sessions": 0,

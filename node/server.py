@@ -26,6 +26,7 @@ from parallax.replica.engine import Engine
 from parallax.replica.journal import Journal
 from parallax.replica.replica import Replica
 from parallax.replica.replicas import Replicas
+from parallax.replication import versions
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys
 from parallax.replication.position import Position
@@ -111,6 +112,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             "id": name,
             "boot": boot,
             "version": VERSION,
+            **versions.announcement(),
             "addresses": {
                 "public": f"{settings.bind}:{settings.port}",
                 "internal": f"{settings.bind}:{settings.internal_port}",

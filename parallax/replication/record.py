@@ -14,11 +14,11 @@ from enum import StrEnum
 from typing import Any
 
 from parallax.errors import BadRecord, ConfigurationError
+from parallax.replication import versions
 from parallax.replication.position import Position
 from parallax.replication.spec import TableSpec
 
 MAGIC = b"PX"
-VERSION = 1
 FIELD = b"r"
 """The one field of a log entry."""
 
@@ -68,8 +68,8 @@ class Record:
     blob: "Blob | None" = None  # where the payload is, if it is too large to travel with the record
     time_ms: int = 0  # when the coordinator sequenced it, by its clock: for people, never for decisions
 
-    def encode(self) -> bytes:
-        """Return the record's bytes."""
+    def encode(self, version: int | None = None) -> bytes:
+        """Return the record's bytes, of the newest version unless another is asked for."""
         header: dict[str, Any] = {"op": self.op, "pos": str(self.position), "prev": self.prev and str(self.prev)}
         if self.rows:
             header["rows"] = self.rows
@@ -82,7 +82,7 @@ class Record:
         if self.time_ms:
             header["ms"] = self.time_ms
         text = json.dumps(header, separators=(",", ":")).encode()
-        return b"".join((_PREFIX.pack(MAGIC, VERSION, 0, len(text)), text, self.payload))
+        return b"".join((_PREFIX.pack(MAGIC, version or versions.NEWEST, 0, len(text)), text, self.payload))
 
     @classmethod
     def decode(cls, data: bytes) -> "Record":
@@ -95,8 +95,8 @@ class Record:
             magic, version, _, length = _PREFIX.unpack_from(data)
             if magic != MAGIC:
                 raise BadRecord(f"not a record: it begins with {data[:4]!r}")
-            if version != VERSION:
-                raise BadRecord(f"record of version {version}; this program reads version {VERSION}: upgrade it")
+            if not versions.is_readable(version):
+                raise BadRecord(versions.complaint("record", version))
             end = _PREFIX.size + length
             header = json.loads(data[_PREFIX.size : end])
             prev = header["prev"]

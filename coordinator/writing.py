@@ -1,6 +1,7 @@
 """The version that the leader writes, while members of two versions run."""
 
 import logging
+
 from redis.asyncio import Redis
 
 from parallax.registry import members

@@ -1,0 +1,439 @@
+"""Locust users who speak Perspective's protocol over a websocket, as viewers, explorers, programs and editors do.
+
+`PerspectiveUser` is for anybody's own; the five below it know the table of `loadtests.schedule`, and keep books on what they see.
+"""
+
+import itertools
+import json
+import os
+import random
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+import gevent
+from locust import User, task
+
+from loadtests import looks
+from loadtests.accounting import Deltas, Freshness
+from loadtests.conversation import BY_ROWS, PLAIN, VIEW_DELETE, Answer, Conversation, Heard, Lost, TooLate, content
+from loadtests.looks import EXPLORED, RAW, Look, newest_in, sequences
+from loadtests.measures import Measures, fire, now_us
+from loadtests.plan import Dialogue
+from loadtests.protocol import Body, Broken, make_view
+from loadtests.requests import record
+from loadtests.schedule import NOTES, NOTES_SPEC, TABLE
+from loadtests.shapes import SETTLE_SECONDS
+
+REFRESH = ("dimensions",) * 4 + ("schema", "rows")
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
+FRESH = -1
+"""Stands where the moment of a loss stood, once all is as if it had not happened."""
+LISTEN = 0.25
+"""Seconds of silence after which a user looks at the clock."""
+
+
+class PerspectiveUser(User):
+    """One viewer, who connects to `host` (http, https, ws or wss), and again whenever the connection is lost.
+
+    A subclass says in `visit` what it does from one connection to its end.
+    """
+
+    abstract = True
+    hello = True
+    """Whether to speak as Parallax's link, which never goes back in time from node to node, or as a stock client."""
+    headers: ClassVar[Mapping[str, str]] = {}
+    """Of the websocket's request, such as `{"Authorization": "Bearer ..."}`."""
+    timeout = 30.0
+    freshness: Freshness | None = None
+    """What of the schedule is on the screen, for those who look at it."""
+    _numbers = itertools.count(1)
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self.lost_us = 0
+        """When the connection was lost of which the traces still show; 0 before the first loss."""
+        self._positions: dict[str, str] = {}
+        self._talk: Conversation | None = None
+        self._views = itertools.count(1)
+        self._name = f"load{os.getpid():x}x{next(self._numbers):x}"
+
+    # For subclasses --------------------------------------------------------------------------------------------------
+
+    def visit(self) -> None:
+        """Do what this user does on one connection; return when all is done."""
+        raise NotImplementedError
+
+    @property
+    def talk(self) -> Conversation:
+        """The connection.
+
+        Raises:
+            Lost: there is none.
+        """
+        if self._talk is None:
+            raise Lost(0, "not connected")
+        return self._talk
+
+    def ask(self, name: str, entity_id: str, body: Body) -> Answer:
+        """Send a request, wait for its answer, and have Locust note it under `name`.
+
+        Raises:
+            Broken: it was refused.
+            Lost: the connection ended first.
+            TooLate: nothing came in time.
+        """
+        return self.take(name, self.talk.send(entity_id, body))
+
+    def take(self, name: str, msg_id: int) -> Answer:
+        """Wait for the answer to a request that was sent before; as `ask`."""
+        try:
+            answer = self.talk.take(msg_id)
+        except (Broken, TooLate) as error:
+            self.note(name, 0, wrong=str(error))
+            raise
+        self.note(name, answer.took_us, answer.size)
+        return answer
+
+    def make_view(self, table: str, config: bytes) -> str:
+        """Make a view and return its id; raises as `ask`. `loadtests.requests.record` tells the bytes of a configuration."""
+        view_id = f"{self._name}v{next(self._views):x}"
+        self.ask("make view", table, make_view(view_id, config))
+        return view_id
+
+    def subscribe(self, view_id: str, hear: Heard, body: bytes = PLAIN) -> None:
+        """Have notifications of a view handed to `hear`."""
+        self.talk.subscribe(view_id, hear, body)
+
+    def refresh(self, view_id: str, dialogue: Dialogue) -> Answer:
+        """Ask the six questions that `<perspective-viewer>` asks at each notification, and return the answer with the rows."""
+        numbers = [self.talk.send(view_id, body) for body in dialogue.refresh]
+        answers = [self.take(name, number) for name, number in zip(REFRESH, numbers, strict=True)]
+        self.note("refresh", max(answer.took_us for answer in answers), sum(answer.size for answer in answers))
+        return answers[-1]
+
+    def note(self, name: str, microseconds: int, size: int = 0, wrong: str | None = None) -> None:
+        """Record something that took so long; `wrong` says how it failed."""
+        if self.measures is None:
+            fire(self.environment, name, microseconds, size, wrong)
+        else:
+            self.measures.record(name, microseconds, size, wrong)
+
+    def traffic(self) -> tuple[int, int]:
+        """Return the messages and bytes that came since the last call."""
+        return (0, 0) if self._talk is None else self._talk.traffic()
+
+    # Connections -----------------------------------------------------------------------------------------------------
+
+    @property
+    def measures(self) -> Measures | None:
+        """The books of this process, if the locustfile keeps any."""
+        found: Measures | None = getattr(self.environment, "measures", None)
+        return found
+
+    @task
+    def live(self) -> None:
+        """Visit again and again until it is done."""
+        wait = FIRST_WAIT
+        while True:
+            try:
+                self._connect()
+                wait = FIRST_WAIT
+                self.visit()
+                return
+            except (Lost, Broken, TooLate) as error:
+                self._left(error)
+            gevent.sleep(random.uniform(0, wait))
+            wait = min(LONGEST_WAIT, 2 * wait)
+
+    def on_start(self) -> None:
+        """Be among those who are looked at."""
+        if self.measures is not None:
+            self.measures.users.add(self)
+
+    def on_stop(self) -> None:
+        """Hang up."""
+        if self.measures is not None:
+            self.measures.users.discard(self)
+        self._hang_up()
+
+    def leave(self) -> None:
+        """Drop the connection on purpose, to come back at once."""
+        self._hang_up()
+        self.lost_us = now_us()
+        raise Lost(0, "left")
+
+    def _connect(self) -> None:
+        url = (self.host or "http://127.0.0.1:8080").rstrip("/").replace("http", "ws", 1)
+        started = time.perf_counter()
+        try:
+            self._talk = Conversation(
+                url + "/websocket",
+                headers=self.headers,
+                positions=self._positions,
+                hello=self.hello,
+                timeout=self.timeout,
+            )
+        except Lost as error:
+            self.note("connect", 0, wrong=str(error))
+            raise
+        self.note("connect", round((time.perf_counter() - started) * 1e6))
+
+    def _left(self, error: Exception) -> None:
+        if self._talk is not None:
+            self._positions = self._talk.positions
+            self.lost_us = now_us()
+            if self.measures is not None:
+                self.measures.count("connections lost")
+                self.measures.count(f"lost: {error}"[:80])
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._talk is not None:
+            self._positions = self._talk.positions
+            if self.measures is not None:
+                self.measures.received(*self._talk.traffic())
+            self._talk.close()
+            self._talk = None
+
+
+class Scheduled(PerspectiveUser):
+    """A user who knows the schedule, and proves at its end that he has seen all of it."""
+
+    abstract = True
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self.books: Measures = environment.measures
+        self.schedule = self.books.schedule
+        self.chance = random.Random(f"{self._name}{random.random()}")
+        self._is_proven = False
+
+    def is_over(self, missing: int = 0) -> bool:
+        """Say whether all was published and is here, or will not come any more."""
+        return time.time() > self.schedule.end + (SETTLE_SECONDS / 2 if missing else 0.0)
+
+    def prove(self, gaps: int, is_equal: bool, what: str) -> None:
+        """Enter into the books, once, whether anything is missing, and whether what is there is right."""
+        if self._is_proven:
+            return
+        self._is_proven = True
+        self.note("gaps", 0, wrong=f"{gaps} missing" if gaps else None)
+        self.note("convergence", 0, wrong=None if is_equal else f"{what} is not what the oracle says")
+        self.books.count("gaps", gaps)
+        self.books.count("unequal", 0 if is_equal else 1)
+        self.books.count("proofs")
+
+    def stay(self) -> None:
+        """Do no more than listen, as long as there is a connection."""
+        while True:
+            self.talk.listen(1.0)
+
+
+class Viewer(Scheduled):
+    """Looks at one view, and follows its updates as `<perspective-viewer>` does: a notification, then its six requests."""
+
+    is_measured = True
+    """Whether what is late for this user counts."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self.freshness = self._seen = Freshness(self.schedule)
+        self.look, self.config = looks.choose(self.books.options.sharing, self.chance)
+        self._is_notified = False
+
+    def visit(self) -> None:
+        """Make the view, follow it to the end of the schedule, and compare it with the oracle's."""
+        began_us = now_us()
+        self.ask("features", "", looks.GET_FEATURES)
+        view_id = self.make_view(TABLE, self.config)
+        self.subscribe(view_id, self._hear)
+        self._show(self.refresh(view_id, self.look.dialogue))
+        if not self.lost_us:
+            self.note("first row", now_us() - began_us)
+        while not self.is_over(self._seen.missing):
+            self.look_around()
+            if self._is_notified:
+                self._is_notified = False
+                self._show(self.refresh(view_id, self.look.dialogue))
+            else:
+                self.talk.listen(LISTEN)
+        whole = content(self.ask("whole view", view_id, self.look.dialogue.kinds["whole"]))
+        self.prove(
+            self._seen.missing + self._seen.backwards, self.books.oracle().agrees(self.look, whole), f"{self.look}"
+        )
+        self.stay()
+
+    def look_around(self) -> None:
+        """Do what else there is to do between two messages."""
+
+    def _hear(self, answer: Answer) -> None:
+        self._is_notified = True
+
+    def _show(self, rows: Answer) -> None:
+        newest = newest_in(rows.body)
+        if newest is None:
+            return
+        latencies = self._seen.see(newest, rows.at_us)
+        if self.is_measured:
+            for latency in latencies:
+                self.note("end to end", latency)
+        if self.lost_us > 0 and self._seen.shows(self.lost_us):
+            self.note("reconnect to fresh", rows.at_us - self.lost_us)
+            self.lost_us = FRESH
+
+
+class Reconnecter(Viewer):
+    """A viewer who drops the connection at the same instants as all others of his kind, and comes back."""
+
+    is_measured = False
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._next = self._instant()
+
+    def look_around(self) -> None:
+        """Leave when it is time."""
+        if time.time() >= self._next and time.time() < self.schedule.end:
+            self._next = self._instant()
+            self.leave()
+
+    def _instant(self) -> float:
+        every = self.books.options.herd_seconds
+        return self.schedule.start + every * (int((time.time() - self.schedule.start) / every) + 1)
+
+
+class Explorer(Scheduled):
+    """Goes through views: another sort, group or filter, and scrolls in each."""
+
+    pause = 0.5
+
+    def visit(self) -> None:
+        """Change the view again and again; compare the last with the oracle's."""
+        while not self.is_over():
+            look = self.chance.choice(EXPLORED)
+            started = time.perf_counter()
+            view_id = self.make_view(TABLE, looks.choose_config(look, self.books.options.sharing, self.chance))
+            self.refresh(view_id, look.dialogue)
+            self.note("change view", round((time.perf_counter() - started) * 1e6))
+            for _ in range(3):
+                gevent.sleep(self.pause / 4)
+                self.ask("scroll", view_id, looks.rows(self.chance.randrange(self.schedule.rows)))
+            self.ask("delete view", view_id, VIEW_DELETE)
+            gevent.sleep(self.pause / 4)
+        self._compare()
+        self.stay()
+
+    def _compare(self) -> None:
+        look = self.chance.choice(EXPLORED)
+        view_id = self.make_view(TABLE, look.dialogue.config)
+        while True:
+            is_equal = self.books.oracle().agrees(look, content(self.ask("whole view", view_id, look.dialogue.kinds["whole"])))
+            if is_equal or self.is_over(missing=1):
+                break
+            gevent.sleep(LISTEN)
+        self.prove(0, is_equal, f"{look}")
+
+
+class RawSubscriber(Scheduled):
+    """A program: reads the whole table once, and then every row that changes."""
+
+    look: Look = RAW
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._rows = Deltas(self.schedule)
+        self._latencies = Freshness(self.schedule)
+        self._waiting: list[Answer] = []
+
+    def visit(self) -> None:
+        """Follow the table to the end of the schedule, and compare it with the oracle's."""
+        self._waiting.clear()
+        view_id = self.make_view(TABLE, self.look.dialogue.config)
+        self.subscribe(view_id, self._waiting.append, BY_ROWS)
+        whole = self.ask("whole view", view_id, self.look.dialogue.kinds["whole"])
+        self._rows.begin(sequences(content(whole)))
+        self._see(whole)
+        while not self.is_over(self.schedule.count - (self._rows.newest or 0)):
+            while self._waiting:
+                answer = self._waiting.pop(0)
+                self._rows.add(sequences(content(answer)))
+                self._see(answer)
+            self.talk.listen(LISTEN)
+        self._rows.end()
+        whole = self.ask("whole view", view_id, self.look.dialogue.kinds["whole"])
+        is_equal = self.books.oracle().agrees(self.look, content(whole))
+        self.books.count("rows lost", self._rows.lost)
+        self.books.count("rows doubled", self._rows.doubled)
+        self.prove(self._rows.lost + self._rows.doubled, is_equal, "the table")
+        self.stay()
+
+    def _see(self, answer: Answer) -> None:
+        for latency in self._latencies.see(self._rows.newest or 0, answer.at_us):
+            self.note("end to end, rows", latency)
+
+
+class Editor(Scheduled):
+    """Changes a row of his own, and reads it back: an edit that was confirmed is there."""
+
+    pause = 0.5
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._value = self._confirmed = 0
+
+    def visit(self) -> None:
+        """Edit and read to the end of the schedule."""
+        dialogue = _own_note(self._name)
+        view_id = self.make_view(NOTES, dialogue.config)
+        self._check(self.ask("rows", view_id, dialogue.refresh[-1]))
+        while not self.is_over():
+            self._value += 1
+            row = {"key": self._name, "value": self._value, "text": "edited"}
+            self.ask("edit", NOTES, looks.edit(json.dumps([row])))
+            self._confirmed = self._value
+            self._check(self.ask("rows", view_id, dialogue.refresh[-1]))
+            gevent.sleep(self.pause)
+        held = self._held(self.ask("rows", view_id, dialogue.refresh[-1]))
+        self.prove(0, self._confirmed <= held <= self._value, f"the note of {self._name}")
+        self.stay()
+
+    def _check(self, answer: Answer) -> None:
+        """See that nothing confirmed is missing; what was asked for and not confirmed may be there or not."""
+        if not self._confirmed <= self._held(answer) <= self._value:
+            self.books.count("edits lost")
+
+    def _held(self, answer: Answer) -> int:
+        found = looks.VALUE.findall(answer.body)
+        return int(found[0]) if found else 0
+
+
+@cache
+def _own_note(key: str) -> Dialogue:
+    return record(NOTES_SPEC.arrow_schema, columns=["key", "value"], filter=[["key", "==", key]])
+
+
+KINDS: dict[str, type[Scheduled]] = {
+    "viewer": Viewer,
+    "explorer": Explorer,
+    "raw": RawSubscriber,
+    "editor": Editor,
+    "reconnecter": Reconnecter,
+}
+MIX = "viewer=12,explorer=2,raw=2,editor=2,reconnecter=2"
+
+
+def weights(mix: str) -> dict[str, int]:
+    """Return how many of each kind there are, relative to each other.
+
+    Raises:
+        ValueError: that is no mix.
+    """
+    try:
+        found = {name: int(number) for name, _, number in (part.partition("=") for part in mix.split(","))}
+    except ValueError:
+        found = {}
+    if not found or found.keys() - KINDS.keys() or min(found.values()) < 0 or not sum(found.values()):
+        raise ValueError(f"--mix is {mix!r}, not such as {MIX!r}")
+    return found

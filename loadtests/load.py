@@ -24,7 +24,6 @@ from loadtests.accounting import Books
 from loadtests.load_verdict import Outcome, Run, Thresholds, read_pacer, report
 from loadtests.schedule import NOTES_SPEC, SPEC, Schedule, as_options
 from parallax.demo.ports import choose_ports
-from parallax.tasks import Tasks
 from tests.cluster import PREFIX, Cluster
 from tests.processes import HOST, PATIENCE, ROOT, Process, python_module
 
@@ -60,15 +59,17 @@ class LoadTest:
             say(f"a cluster of {self.options.nodes} nodes and {self.options.coordinators} coordinators")
             await self._cluster.start()
             await self._fill()
-            plan = schedule.of_options(argparse.Namespace(**vars(self.options) | {"start": time.time() + LEAD_SECONDS * PATIENCE}))
+            plan = schedule.of_options(
+                argparse.Namespace(**vars(self.options) | {"start": time.time() + LEAD_SECONDS * PATIENCE})
+            )
             say(f"{self.options.shape}: at most {self.options.peak} users, {plan.rate:g} updates/s for {plan.seconds:g} s")
             self._start_load(plan)
             before = self._memory()
-            async with Tasks() as tasks:
+            async with asyncio.TaskGroup() as group:
                 if self.options.inject == "lag":
-                    tasks.start(self._stall("node-1", plan), name="a node that lags")
+                    group.create_task(self._stall("node-1", plan))
                 if self.options.shape == "rolling":
-                    tasks.start(self._restart_all(plan), name="rolling restart")
+                    group.create_task(self._restart_all(plan))
                 await self._processes["master"].ended(plan.end - time.time() + END_SECONDS)
                 await self._processes["pacer"].ended(5)
             run = Run(
@@ -187,14 +188,20 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     schedule.add_options(parser)
     shapes.add_options(parser)
-    parser.add_argument("--mix", default="viewer=12,explorer=2,raw=2,editor=2,reconnecter=2", help="kinds of users, relative numbers")
+    parser.add_argument(
+        "--mix", default="viewer=12,explorer=2,raw=2,editor=2,reconnecter=2", help="kinds of users, relative numbers"
+    )
     parser.add_argument("--sharing", type=float, default=0.8, help="of the viewers, the part that looks at what others see")
     parser.add_argument("--herd-seconds", type=float, default=5.0, help="between two drops of the reconnecters")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--coordinators", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that generate the load")
-    parser.add_argument("--p99-ms", type=float, default=Thresholds().end_to_end_p99, help="the most for end to end and staleness")
-    parser.add_argument("--inject", choices=INJECTIONS, help="a fault that the run must not survive: a test of the load test")
+    parser.add_argument(
+        "--p99-ms", type=float, default=Thresholds().end_to_end_p99, help="the most for end to end and staleness"
+    )
+    parser.add_argument(
+        "--inject", choices=INJECTIONS, help="a fault that the run must not survive: a test of the load test"
+    )
     parser.add_argument("--keep", type=Path, help="a file for all that was measured, as JSON")
     options = parser.parse_args(arguments)
     if min(options.nodes, options.coordinators, options.workers, options.peak) < 1:

@@ -204,7 +204,9 @@ def report(run: Run, seconds: float) -> tuple[Outcome, str]:
         for step in run.result["steps"]:
             part = Books.from_json(step["books"])
             late = {percentile: part.ms("end to end", percentile) for percentile in (50, 99)}
-            values = ", ".join(f"p{percentile} " + ("-" if ms is None else f"{ms:,.0f} ms") for percentile, ms in late.items())
+            values = ", ".join(
+                f"p{percentile} " + ("-" if ms is None else f"{ms:,.0f} ms") for percentile, ms in late.items()
+            )
             lines.append(f"step {step['step'] + 1}: {step['users']} users, end to end {values}")
     if run.shape == "ladder":
         lines.append(f"the knee: {knee(run) or 'below the first step'} users")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -64,20 +65,26 @@ class Look:
                 found.append((*where, *[None] * (len(self.group_by) - depth), *values))
         return comparable(found)
 
-    def read(self, arrow: bytes) -> list[tuple[Any, ...]]:
-        """Return a whole view, as a server answers it, in the form of `expected`.
+    def read(self, arrow: bytes) -> tuple[list[tuple[Any, ...]], bool]:
+        """Return a whole view, as a server answers it, in the form of `expected`, and whether it came in the order of the sort.
+
+        The order of groups is not looked at.
 
         Raises:
             KeyError: a column is missing.
             pyarrow.ArrowException: this is no Arrow.
         """
         table = pa.ipc.open_stream(arrow).read_all()
-        return comparable(zip(*(table[name].to_pylist() for name in (*self.group_by, *self.columns)), strict=True))
+        found = list(zip(*(table[name].to_pylist() for name in (*self.group_by, *self.columns)), strict=True))
+        return comparable(found), bool(self.group_by) or found == self.in_order(found)
 
-    @property
-    def is_exact(self) -> bool:
-        """Say whether the oracle knows how it groups: every column of a group has an aggregate of ours."""
-        return not self.group_by or set(self.columns) <= AGGREGATES.keys()
+    def in_order(self, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Return rows of a view sorted as it is; those that are equal to the sort stay as they are."""
+        found = list(rows)
+        for name, direction in reversed(self.sort):
+            place = self.columns.index(name)
+            found.sort(key=itemgetter(place), reverse=direction == "desc")
+        return found
 
 
 def comparable(rows: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:
@@ -164,14 +171,15 @@ class Oracle:
 
     def __init__(self, schedule: Schedule) -> None:
         self._rows = list(schedule.final())
-        self._known: dict[Look, list[tuple[Any, ...]]] = {}
+        self._known: dict[Look, list[tuple[Any, ...]]] = {}  # whatever their sort
 
     def agrees(self, look: Look, arrow: bytes) -> bool:
         """Say whether a server's answer to the request for the whole view is right."""
         key = replace(look, sort=())
         if key not in self._known:
             self._known[key] = key.expected(self._rows)
-        return look.read(arrow) == self._known[key]
+        found, is_ordered = look.read(arrow)
+        return is_ordered and found == self._known[key]
 
 
 def _field(number: int, content: bytes) -> bytes:

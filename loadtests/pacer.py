@@ -45,7 +45,7 @@ class Pacer:
             for seq in range(1, self._plan.count + 1):
                 data = ready.pop(seq, None) or encode(self._plan.update(seq))
                 await asyncio.sleep(self._plan.due_us(seq) / 1e6 - time.time() - SPIN)
-                while time.time_ns() // 1000 < self._plan.due_us(seq):
+                while time.time_ns() // 1000 < self._plan.due_us(seq):  # noqa: ASYNC110 - nothing tells the time
                     await asyncio.sleep(0)
                 self._note("lateness", seq)
                 if seq == self._lose:
@@ -65,7 +65,7 @@ class Pacer:
             while not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             async with self._redis.pipeline(transaction=False) as pipe:
-                for seq, data in batch:
+                for _, data in batch:
                     pipe.xadd(self._key, {"op": "update", "format": "arrow", "data": data})
                 await pipe.execute()
             for seq, _ in batch:

@@ -79,7 +79,7 @@ class Schedule:
             "symbol": f"S{key % self.symbols:03d}",
             "sector": f"sector {key % SECTORS}",
             "seq": seq,
-            "due_us": self.due_us(seq),
+            "due_us": self.due_us(seq) if seq else 0,  # a table is filled without knowing of the run
             "price": (key * 31 + seq * 17) % 4_000 / 4,
             "size": (key * 7 + seq * 13) % 1_000,
         }

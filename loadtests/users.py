@@ -260,9 +260,7 @@ class Viewer(Scheduled):
             else:
                 self.talk.listen(LISTEN)
         whole = content(self.ask("whole view", view_id, self.look.dialogue.kinds["whole"]))
-        self.prove(
-            self._seen.missing + self._seen.backwards, self.books.oracle().agrees(self.look, whole), f"{self.look}"
-        )
+        self.prove(self._seen.missing + self._seen.backwards, self.books.oracle().agrees(self.look, whole), f"{self.look}")
         self.stay()
 
     def look_around(self) -> None:
@@ -329,7 +327,9 @@ class Explorer(Scheduled):
         look = self.chance.choice(EXPLORED)
         view_id = self.make_view(TABLE, look.dialogue.config)
         while True:
-            is_equal = self.books.oracle().agrees(look, content(self.ask("whole view", view_id, look.dialogue.kinds["whole"])))
+            is_equal = self.books.oracle().agrees(
+                look, content(self.ask("whole view", view_id, look.dialogue.kinds["whole"]))
+            )
             if is_equal or self.is_over(missing=1):
                 break
             gevent.sleep(LISTEN)

@@ -22,14 +22,15 @@ from pathlib import Path
 from loadtests import schedule, shapes
 from loadtests.accounting import Books
 from loadtests.load_verdict import Outcome, Run, Thresholds, read_pacer, report
-from loadtests.schedule import NOTES_SPEC, SPEC, Schedule, as_options
+from loadtests.mix import MIX, weights
+from loadtests.schedule import NOTES_SPEC, SPEC, Schedule
 from parallax.demo.ports import choose_ports
 from tests.cluster import PREFIX, Cluster
-from tests.processes import HOST, PATIENCE, ROOT, Process, python_module
+from tests.processes import HOST, PATIENCE, ROOT, Process, python_module, until
 
 SETTINGS = {"FRAME_MS": "50", "LEASE_TTL_SECONDS": "3", "DRAIN_SECONDS": "1", "LOG_LEVEL": "warning"}
-LEAD_SECONDS = 6.0
-"""From the start of Locust to the first update: processes start, users come in."""
+LEAD_SECONDS = 1.5
+"""From the last user's coming in to the first update."""
 END_SECONDS = shapes.SETTLE_SECONDS + 30
 INJECTIONS = ("lag", "loss", "busy")
 STOPPED, RUNNING = 2.5, 0.7
@@ -59,11 +60,9 @@ class LoadTest:
             say(f"a cluster of {self.options.nodes} nodes and {self.options.coordinators} coordinators")
             await self._cluster.start()
             await self._fill()
-            plan = schedule.of_options(
-                argparse.Namespace(**vars(self.options) | {"start": time.time() + LEAD_SECONDS * PATIENCE})
-            )
-            say(f"{self.options.shape}: at most {self.options.peak} users, {plan.rate:g} updates/s for {plan.seconds:g} s")
-            self._start_load(plan)
+            options = self.options
+            say(f"{options.shape}: at most {options.peak} users, {options.rate:g} updates/s for {options.seconds:g} s")
+            plan = await self._start_load()
             before = self._memory()
             async with asyncio.TaskGroup() as group:
                 if self.options.inject == "lag":
@@ -78,7 +77,7 @@ class LoadTest:
                 expected_updates=plan.count,
                 users=shapes.Plan.of_options(self.options).users_in(shapes.STEPS[self.options.shape] - 1),
                 shape=self.options.shape,
-                limits=limits_of(self.options),
+                limits=self.options.limits.times(PATIENCE),
                 expects_losses=self.options.shape == "rolling" or self.options.inject == "lag",
                 differences=await self._differences(),
             )
@@ -114,19 +113,28 @@ class LoadTest:
     def _size(self) -> list[str]:
         return [f"--table-rows={self.options.table_rows}", f"--symbols={self.options.symbols}"]
 
-    def _start_load(self, plan: Schedule) -> None:
+    async def _start_load(self) -> Schedule:
+        """Start the publisher and Locust; return what they agreed upon once they did."""
         options, port = self.options, choose_ports({"locust": 0})["locust"]
-        lose = ["--lose", str(max(1, plan.count // 2))] if options.inject == "loss" else []
-        self._start("pacer", [*self._pacer(), *as_options(plan), *lose])
+        announced = self._directory / "schedule.json"
         locust = [*python_module("locust"), "-f", str(ROOT / "loadtests" / "locustfile.py"), "--loglevel", "WARNING"]
         master = ["--headless", "--master", "--master-bind-host", HOST, "--master-bind-port", str(port), "--only-summary"]
         master += ["--expect-workers", str(options.workers), "--host", self._cluster.url("front", "")]
-        names = ("shape", "peak", "spawn", "mix", "sharing", "herd_seconds")
+        names = ("shape", "peak", "spawn", "mix", "sharing", "herd_seconds", "rate", "seconds", "table_rows", "symbols")
         master += [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names]
-        master += [*as_options(plan), "--result", str(self._result), *["--busy"] * (options.inject == "busy")]
-        self._start("master", [*locust, *master])
+        master += [f"--lead={LEAD_SECONDS * PATIENCE}", "--announce", str(announced), "--result", str(self._result)]
+        lose = max(1, round(options.rate * options.seconds / 2)) if options.inject == "loss" else 0
+        self._start("pacer", [*self._pacer(), "--announced", str(announced), "--lose", str(lose)])
+        self._start("master", [*locust, *master, *["--busy"] * (options.inject == "busy")])
         for number in range(1, options.workers + 1):
             self._start(f"worker-{number}", [*locust, "--worker", "--master-host", HOST, "--master-port", str(port)])
+
+        async def is_announced() -> bool:
+            assert self._processes["master"].pid
+            return announced.exists()
+
+        await until(is_announced, 60, "Locust's processes know each other")
+        return Schedule(**json.loads(announced.read_text()))
 
     def _start(self, name: str, argv: Sequence[str]) -> None:
         process = Process(name, argv, self._directory, {"PYTHONPATH": str(ROOT)})
@@ -171,11 +179,6 @@ class LoadTest:
         return [int(Path(f"/proc/{node.pid}/statm").read_text().split()[1]) * 4096 // 2**20 for node in nodes]
 
 
-def limits_of(options: argparse.Namespace) -> Thresholds:
-    """Return the thresholds, wider where the tests are told to be patient."""
-    return Thresholds(end_to_end_p99=options.p99_ms, stale_p99=options.p99_ms).times(PATIENCE)
-
-
 def say(words: str) -> None:
     """Tell how far it is."""
     print(f"load: {words}", flush=True)
@@ -188,16 +191,18 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     schedule.add_options(parser)
     shapes.add_options(parser)
-    parser.add_argument(
-        "--mix", default="viewer=12,explorer=2,raw=2,editor=2,reconnecter=2", help="kinds of users, relative numbers"
-    )
+    parser.add_argument("--mix", default=MIX, help="kinds of users, relative numbers")
     parser.add_argument("--sharing", type=float, default=0.8, help="of the viewers, the part that looks at what others see")
     parser.add_argument("--herd-seconds", type=float, default=5.0, help="between two drops of the reconnecters")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--coordinators", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that generate the load")
     parser.add_argument(
-        "--p99-ms", type=float, default=Thresholds().end_to_end_p99, help="the most for end to end and staleness"
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another threshold, such as end_to_end_p99=300 (ms)",
     )
     parser.add_argument(
         "--inject", choices=INJECTIONS, help="a fault that the run must not survive: a test of the load test"
@@ -210,6 +215,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--sharing must be between 0 and 1")
     try:
         schedule.of_options(options)
+        weights(options.mix)
+        options.limits = Thresholds.parse(options.limit)
     except ValueError as error:
         parser.error(str(error))
     return options

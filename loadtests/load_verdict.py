@@ -48,6 +48,22 @@ class Thresholds:
     generator_lag_p99: float = 150.0
     publisher_late_p99: float = 100.0
 
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> "Thresholds":
+        """Return the usual thresholds with some set otherwise, each as NAME=VALUE.
+
+        Raises:
+            ValueError: there is no such threshold, or this is no number.
+        """
+        names = [item.name for item in fields(cls)]
+        found = dict(text.partition("=")[::2] for text in texts)
+        if unknown := found.keys() - set(names):
+            raise ValueError(f"--limit: no threshold is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        try:
+            return cls(**{name: float(value) for name, value in found.items()})
+        except ValueError as error:
+            raise ValueError(f"--limit: {error}") from None
+
     def times(self, patience: float) -> "Thresholds":
         """Return thresholds for a slower machine; what a generator may use of it stays the same."""
         return Thresholds(
@@ -109,8 +125,8 @@ def checks(run: Run) -> Iterator[Check]:
     counts = books.counts
     wrong = Outcome.WRONG
     unproven = run.users - counts["proofs"]
-    yield Check("users who proved nothing", max(0, unproven), 0, "", Outcome.BROKEN)
     yield Check("exceptions in users", run.result["exceptions"], 0, "", Outcome.BROKEN)
+    yield Check("users who proved nothing", max(0, unproven), 0, "", wrong)
     for what in ("gaps", "rows lost", "rows doubled", "edits lost"):
         yield Check(what, counts[what], 0, "", wrong)
     yield Check("final views unlike the oracle's", counts["unequal"], 0, "", wrong)
@@ -147,6 +163,7 @@ def _of_generators(run: Run) -> Iterator[Check]:
         yield Check(f"generator {number}: share of a processor", share, limits.generator_cpu, "", invalid)
     yield Check("generators wake up late, p99", run.books.ms("generator lag", 99), limits.generator_lag_p99, "ms", invalid)
     yield Check("publisher late, p99", run.pacer.ms("lateness", 99), limits.publisher_late_p99, "ms", invalid)
+    yield Check("runs that measured nothing", int(not run.books.histograms), 0, "", invalid)
     missed = run.expected_updates - run.pacer.counts["lateness"]
     yield Check("updates of the schedule not tried", missed, 0, "", invalid)
 

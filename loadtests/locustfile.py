@@ -1,6 +1,9 @@
 """What Locust loads: `locust -f loadtests/locustfile.py --headless --host http://127.0.0.1:8080`. See the README beside it."""
 
+import json
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from locust import LoadTestShape, events
@@ -8,7 +11,8 @@ from locust.runners import WorkerRunner
 
 from loadtests import schedule, shapes
 from loadtests.measures import install
-from loadtests.users import KINDS, MIX, Editor, Explorer, RawSubscriber, Reconnecter, Viewer, weights
+from loadtests.mix import MIX, weights
+from loadtests.users import KINDS, Editor, Explorer, RawSubscriber, Reconnecter, Viewer
 
 __all__ = ["Editor", "Explorer", "RawSubscriber", "Reconnecter", "Shape", "Viewer"]
 
@@ -22,6 +26,10 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--sharing", type=float, default=0.8, help="of the viewers, the part that looks at what others see")
     parser.add_argument("--herd-seconds", type=float, default=5.0, help="between two drops of the reconnecters")
     parser.add_argument("--result", default="", help="a file for the merged books, as JSON")
+    parser.add_argument(
+        "--lead", type=float, default=3.0, help="without --start: seconds between the last user and update 0"
+    )
+    parser.add_argument("--announce", default="", help="a file that then says when it all starts, as JSON")
     parser.add_argument("--busy", action="store_true", help="waste the generators' time, to see the run found invalid")
 
 
@@ -31,8 +39,14 @@ def begin(environment: Any) -> None:
     if hasattr(environment, "measures"):
         raise RuntimeError("one run for each process: what was counted would be mixed up")
     options = environment.parsed_options
-    options.start = options.start or time.time() + 1  # which the master passes on to workers
-    environment.measures = install(environment, schedule.of_options(options), options)
+    if not options.start:  # else workers heard it from the master
+        options.start = time.time() + options.lead + options.peak / options.spawn
+    plan = schedule.of_options(options)
+    environment.measures = install(environment, plan, options)
+    if options.announce and not isinstance(environment.runner, WorkerRunner):
+        unfinished = Path(options.announce + ".new")
+        unfinished.write_text(json.dumps(asdict(plan)))
+        unfinished.replace(options.announce)
 
 
 @events.init.add_listener
@@ -41,7 +55,7 @@ def choose(environment: Any, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner):
         return
     chosen = weights(environment.parsed_options.mix)
-    environment.user_classes = [KINDS[name] for name, weight in chosen.items() if weight]
+    environment.user_classes = [KINDS[name] for name in chosen]
     for name, weight in chosen.items():
         KINDS[name].weight = weight
 

@@ -26,7 +26,7 @@ TICK = 0.05
 """Seconds between two looks at how late this process is."""
 REPORT_SECONDS = 1.0
 SPIN = 0.97
-"""Of the time, which a generator wastes that was told to be busy."""
+"""Of each second, which a generator wastes that was told to be busy."""
 
 
 def now_us() -> int:
@@ -160,12 +160,12 @@ class Measures:
                 second, processor = now, time.process_time()
 
     def spin(self) -> None:
-        """Waste this process's time: a self-test of the verdict's."""
-        while True:
-            until = time.monotonic() + 0.2 * SPIN
+        """Waste this process's time until the last update is due: to see that the verdict notices."""
+        while time.time() < self.schedule.end:
+            until = time.monotonic() + SPIN
             while time.monotonic() < until:
                 pass
-            gevent.sleep(0.2 * (1 - SPIN))
+            gevent.sleep(1 - SPIN)
 
 
 def install(environment: Environment, schedule: Schedule, options: Namespace) -> Measures:

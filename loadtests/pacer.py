@@ -11,6 +11,7 @@ import gc
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
@@ -77,10 +78,18 @@ class Pacer:
         self.books.counts[name] += 1
 
 
+async def announced(path: Path) -> Schedule:
+    """Wait until Locust's master has written when it all starts."""
+    while not path.exists():  # noqa: ASYNC110 - another process writes it
+        await asyncio.sleep(0.05)
+    return Schedule(**json.loads(path.read_text()))
+
+
 async def main(options: argparse.Namespace) -> dict[str, Any]:
     """Publish, and return the books."""
+    plan = await announced(options.announced) if options.announced else schedule.of_options(options)
     redis = connect(options.redis, timeout_seconds=30)
-    pacer = Pacer(schedule.of_options(options), redis, options.prefix, options.lose)
+    pacer = Pacer(plan, redis, options.prefix, options.lose)
     try:
         await (pacer.fill() if options.fill else pacer.run())
     finally:
@@ -94,6 +103,7 @@ if __name__ == "__main__":
     schedule.add_options(parser)
     parser.add_argument("--redis", default="redis://127.0.0.1:6379/0", help="its URL")
     parser.add_argument("--prefix", default="parallax", help="of all keys")
+    parser.add_argument("--announced", type=Path, help="wait for this file, which `--announce` has Locust write")
     parser.add_argument("--fill", action="store_true", help="publish the table's first rows, and no more")
     parser.add_argument("--lose", type=int, default=0, help="an update that is not published, to see it missed")
     found = asyncio.run(main(parser.parse_args()))

@@ -7,7 +7,7 @@ it. Nothing has to be told to whoever counts what came, or knows what must be th
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -126,10 +126,3 @@ def of_options(options: argparse.Namespace) -> Schedule:
     if not (options.rate > 0 and options.seconds > 0):
         raise ValueError("--rate and --seconds must be more than 0")
     return Schedule(options.start or time.time(), options.rate, options.seconds, options.table_rows, options.symbols)
-
-
-def as_options(schedule: Schedule) -> list[str]:
-    """Return the options that ask for a schedule."""
-    names = {"rows": "table-rows"}
-    found = {f"--{names.get(name, name)}": value for name, value in asdict(schedule).items()}
-    return [f"{name}={value!r}" for name, value in found.items()]

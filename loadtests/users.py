@@ -421,19 +421,3 @@ KINDS: dict[str, type[Scheduled]] = {
     "editor": Editor,
     "reconnecter": Reconnecter,
 }
-MIX = "viewer=12,explorer=2,raw=2,editor=2,reconnecter=2"
-
-
-def weights(mix: str) -> dict[str, int]:
-    """Return how many of each kind there are, relative to each other.
-
-    Raises:
-        ValueError: that is no mix.
-    """
-    try:
-        found = {name: int(number) for name, _, number in (part.partition("=") for part in mix.split(","))}
-    except ValueError:
-        found = {}
-    if not found or found.keys() - KINDS.keys() or min(found.values()) < 0 or not sum(found.values()):
-        raise ValueError(f"--mix is {mix!r}, not such as {MIX!r}")
-    return found

@@ -57,6 +57,7 @@ class Deltas:
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
+        self._turn = schedule.rows // schedule.symbols  # so many updates later the same rows are written over
         self._base = 0
         self.newest: int | None = None
         """The newest update that came."""
@@ -69,18 +70,19 @@ class Deltas:
         """Take in the whole table, read after the subscription began; a delta adds to it only what is newer."""
         rows = Counter(seqs)
         self._base = max(rows, default=0)
-        turn = self._schedule.rows // self._schedule.symbols  # what is older may have been written over
         known = self._base - 1 if self.newest is None else self.newest
-        for seq in range(max(1, known + 1, self._base - turn + 1), self._base + 1):
+        for seq in range(max(0, known, self._base - self._turn) + 1, self._base + 1):
             self.lost += self._schedule.symbols - rows[seq]
         self.newest = max(self._base, self.newest or 0)
 
     def add(self, seqs: Iterable[int]) -> None:
         """Take in a delta."""
         assert self.newest is not None, "first the table, then what changed"
-        for seq, rows in sorted(Counter(seqs).items()):
+        found = sorted(Counter(seqs).items())
+        for seq, rows in found:
             if seq > self.newest:
-                self.lost += (seq - self.newest - 1) * self._schedule.symbols + max(0, self._schedule.symbols - rows)
+                known = max(self.newest, found[-1][0] - self._turn)
+                self.lost += max(0, seq - known - 1) * self._schedule.symbols + max(0, self._schedule.symbols - rows)
                 self.doubled += max(0, rows - self._schedule.symbols)
                 self.newest = seq
             elif seq > self._base:

@@ -78,16 +78,15 @@ class Pacer:
         self.books.counts[name] += 1
 
 
-async def announced(path: Path) -> Schedule:
+def announced(path: Path) -> Schedule:
     """Wait until Locust's master has written when it all starts."""
-    while not path.exists():  # noqa: ASYNC110 - another process writes it
-        await asyncio.sleep(0.05)
+    while not path.exists():
+        time.sleep(0.05)
     return Schedule(**json.loads(path.read_text()))
 
 
-async def main(options: argparse.Namespace) -> dict[str, Any]:
+async def main(options: argparse.Namespace, plan: Schedule) -> dict[str, Any]:
     """Publish, and return the books."""
-    plan = await announced(options.announced) if options.announced else schedule.of_options(options)
     redis = connect(options.redis, timeout_seconds=30)
     pacer = Pacer(plan, redis, options.prefix, options.lose)
     try:
@@ -106,6 +105,11 @@ if __name__ == "__main__":
     parser.add_argument("--announced", type=Path, help="wait for this file, which `--announce` has Locust write")
     parser.add_argument("--fill", action="store_true", help="publish the table's first rows, and no more")
     parser.add_argument("--lose", type=int, default=0, help="an update that is not published, to see it missed")
-    found = asyncio.run(main(parser.parse_args()))
+    options = parser.parse_args()
+    try:
+        plan = announced(options.announced) if options.announced else schedule.of_options(options)
+    except ValueError as error:
+        parser.error(str(error))
+    found = asyncio.run(main(options, plan))
     json.dump(found, sys.stdout)
     print()

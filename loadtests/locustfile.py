@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from locust import LoadTestShape, events
-from locust.runners import WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 from loadtests import schedule, shapes
+from loadtests.looks import EXPLORED
 from loadtests.measures import install
 from loadtests.mix import MIX, weights
 from loadtests.users import KINDS, Editor, Explorer, RawSubscriber, Reconnecter, Viewer
@@ -42,6 +43,9 @@ def begin(environment: Any) -> None:
     if not options.start:  # else workers heard it from the master
         options.start = time.time() + options.lead + options.peak / options.spawn
     plan = schedule.of_options(options)
+    if not isinstance(environment.runner, MasterRunner):
+        for look in EXPLORED:
+            _ = look.dialogue  # recorded now, not while somebody measures
     environment.measures = install(environment, plan, options)
     if options.announce and not isinstance(environment.runner, WorkerRunner):
         unfinished = Path(options.announce + ".new")

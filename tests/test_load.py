@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from loadtests.accounting import Books
 from loadtests.load_verdict import Outcome
+from parallax.replication.spec import TableSpec
+from tests.cluster import Cluster
 from tests.processes import PATIENCE, ROOT
 
 SMALL = [
@@ -84,3 +87,29 @@ async def test_a_load_test_fails_when_it_should(fault: str, expected: Outcome, s
     outcome, text = await load("--inject", fault)
     assert outcome is expected, text
     assert re.search(said, text), text
+
+
+@pytest.mark.cluster
+async def test_the_user_of_the_readme_follows_a_table_of_his_own(
+    make_cluster: Callable[..., Awaitable[Cluster]], tmp_path: Path
+) -> None:
+    example = (ROOT / "loadtests" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "desk.py").write_text(example)
+    spec = TableSpec.declare("trades", {"schema": {"id": "int64", "desk": "string", "price": "float64"}, "index": "id"})
+    cluster = await make_cluster([spec], nodes=1, coordinators=1)
+    await cluster.publish("trades", op="update", format="json", data='[{"id": 1, "desk": "north", "price": 2.5}]')
+    await cluster.at_rest()
+    options = ["-f", "desk.py", "--headless", "-u2", "-r2", f"-t{3 * PATIENCE:.0f}", "--json-file", "found"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "locust", *options, "--host", cluster.url("node-1", "")),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    entries = {entry["name"]: entry for entry in json.loads((tmp_path / "found.json").read_text())}
+    assert entries.keys() >= {"connect", "make view", "dimensions", "schema", "rows", "refresh"}
+    assert {entry["num_failures"] for entry in entries.values()} == {0}
+    assert entries["refresh"]["num_requests"] >= 2

@@ -12,12 +12,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from parallax.clock import DRIFT_SECONDS, RedisClock
+from parallax.replica.engine import Engine
+from parallax.replica.feed import Inbox
+from parallax.replica.pacing import Pacing
+from parallax.replica.replica import Replica
 from parallax.replica.stages import STAGES, Stages
-from parallax.replication.keys import FleetKeys
+from parallax.replication.keys import FleetKeys, TableKeys
 from parallax.replication.position import Position
 from parallax.replication.record import Op, Record
 from parallax.replication.spec import TableSpec
 from parallax.store import connect
+from parallax.tasks import Tasks
 from tests.cluster import Cluster
 from tests.processes import PATIENCE, until
 
@@ -202,4 +207,56 @@ async def test_redis_is_believed_by_its_quickest_answer_until_it_is_another_one(
     assert clock.at(20.0) == pytest.approx(1020.0)
     clock.learn(14.0, 14.01, 1014.005 - 5.0 - DRIFT_SECONDS)  # cannot be
     assert clock.at(20.0) == pytest.approx(1015.0 - DRIFT_SECONDS)
+    await redis.aclose()
+
+
+class OneFeed:
+    """In place of a Feed, of one table."""
+
+    def __init__(self) -> None:
+        self.inbox = Inbox()
+
+    async def add(self, channel: str) -> Inbox:
+        """Return the inbox."""
+        return self.inbox
+
+    async def remove(self, channel: str) -> None:
+        """Do nothing."""
+
+
+async def test_a_table_is_behind_while_something_waits_that_the_engine_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis, engine, feed = connect("redis://127.0.0.1:1"), Engine(frame_seconds=1.0), OneFeed()
+    keys, began, may_go_on = FleetKeys("parallax"), asyncio.Event(), asyncio.Event()
+    table = engine.table(NUMBERS.name)
+    load = table.load
+
+    async def slowly(*arguments: Any) -> None:
+        began.set()
+        await may_go_on.wait()
+        await load(*arguments)
+
+    monkeypatch.setattr(table, "load", slowly)
+    replica = Replica(redis, feed, TableKeys("parallax", NUMBERS.name), table, lambda replica: None, Pacing(redis, keys))  # type: ignore[arg-type]
+    async with Tasks() as tasks:
+        tasks.start(replica.run(), name="replica")
+        await replica.moved(1.0)
+        assert replica.lag_seconds == 0
+        await asyncio.sleep(0.05)
+        assert replica.silence_seconds > 0.05
+        feed.inbox.put(Record(Op.BEGIN, Position(1, 1), Position(0, 0), spec=NUMBERS).encode())
+        assert replica.lag_seconds > 0  # it waits
+        await began.wait()
+        first = replica.lag_seconds
+        await asyncio.sleep(0.05)
+        assert replica.lag_seconds >= first + 0.05  # the engine is at work on it
+        may_go_on.set()
+        assert await replica.reached(Position(1, 1), 5.0)
+        assert (replica.lag_seconds, replica.report()["lag_seconds"]) == (0, 0)
+        assert replica.silence_seconds > 0.05
+        feed.inbox.put(b"PH 1-1 somebody:1")
+        await replica.moved(1.0)
+        assert replica.silence_seconds < 0.05
+    await engine.close()
     await redis.aclose()

@@ -3,7 +3,11 @@
 import asyncio
 import json
 import logging
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -37,9 +41,20 @@ REPLY_SECONDS = 60
 class Leadership:
     """Lead while the lease is held: a sequencer and a snapshot writer for each table."""
 
-    def __init__(self, redis: "Redis", lease: Lease, replicas: Replicas, settings: CoordinatorSettings) -> None:
+    def __init__(
+        self,
+        redis: "Redis",
+        lease: Lease,
+        replicas: Replicas,
+        settings: CoordinatorSettings,
+        redis_time: Callable[[], float] = time.time,
+        observe: Callable[[str, str, float], None] = lambda table, what, seconds: None,
+    ) -> None:
         self.sequencers: dict[str, Sequencer] = {}
         self._channels: dict[str, Channel] = {}
+        self._snapshots: dict[str, Snapshots] = {}
+        self._earlier: dict[str, Counter[str]] = {}  # what was counted for a table before its present sequencer
+        self._redis_time, self._observe = redis_time, observe
         self._redis = redis
         self._lease = lease
         self._replicas = replicas
@@ -93,7 +108,6 @@ class Leadership:
             tasks.start(self._keep_lease(), name="lease")
             tasks.start(self._keep_tables(tasks), name="tables")
             await self._over.wait()
-        self.sequencers.clear()
         await self._lease.release()
         log.warning("no longer leading: %s", self._why)
         await asyncio.sleep(self._settings.lease_ttl_seconds)  # let another try
@@ -173,18 +187,24 @@ class Leadership:
         history = History(table_log, replica, snapshots, self.confirm, self._candidate.defer)
         limits = Limits(**{bound.name: getattr(settings, bound.name) for bound in fields(Limits)})
         sequencer = Sequencer(
-            self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds
+            *(self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds),
+            redis_time=self._redis_time,
+            observe=partial(self._observe, spec.name),
         )
         self.sequencers[spec.name] = sequencer
+        self._snapshots[spec.name] = snapshots
         channel = self._channels[spec.name] = Channel(self._redis, self._replicas.feed, replica.keys.ingest)
         tasks.start(self._lead_until_dropped(sequencer, snapshots, channel, spec.name), name=f"table {spec.name}")
 
     async def _lead_until_dropped(self, sequencer: Sequencer, snapshots: Snapshots, channel: Channel, name: str) -> None:
-        async with Tasks(self._task_failed) as tasks:
-            tasks.start(snapshots.run(), name=f"snapshots {name}")
-            tasks.start(channel.run(), name=f"channel {name}")
-            await sequencer.run()
-        del self.sequencers[name]
+        try:
+            async with Tasks(self._task_failed) as tasks:
+                tasks.start(snapshots.run(), name=f"snapshots {name}")
+                tasks.start(channel.run(), name=f"channel {name}")
+                await sequencer.run()
+        finally:
+            self._earlier.setdefault(name, Counter()).update(self._counted(name))
+            del self.sequencers[name]
 
     # Requests --------------------------------------------------------------------------------------------------------
 
@@ -260,6 +280,23 @@ class Leadership:
             if wish.spec is not None and (name not in self.sequencers or not self.sequencers[name].is_leading)
         ]
         return [f"table {name!r}: leading, but its own heartbeat has not come back yet" for name in missing]
+
+    def totals(self) -> dict[str, Counter[str]]:
+        """Return, by table, what this process counted since it was started, in whatever terms it led."""
+        names = self._earlier.keys() | self.sequencers.keys()
+        found = {name: Counter(self._earlier.get(name)) for name in names}
+        for name in self.sequencers:
+            found[name].update(self._counted(name))
+        return found
+
+    def _counted(self, name: str) -> dict[str, int]:
+        sequencer, channel = self.sequencers[name], self._channels[name]
+        return asdict(sequencer.counts) | {
+            "lost": sequencer.lost,
+            "snapshots": self._snapshots[name].taken,
+            "channel_messages": channel.messages,
+            "channel_dropped": channel.dropped,
+        }
 
     def report(self) -> dict[str, Any]:
         """Return what /status says about the tables that are led."""

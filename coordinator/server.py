@@ -6,10 +6,14 @@ from typing import Any
 
 from tornado.web import Application
 
+from coordinator.backlog import Backlogs
 from coordinator.leadership import Leadership
 from coordinator.lease import Lease
+from coordinator.metrics import Metrics
 from coordinator.settings import CoordinatorSettings
+from parallax.clock import RedisClock
 from parallax.http import Health, health_routes
+from parallax.metrics import metrics_routes
 from parallax.process import listen, member_name, or_stop
 from parallax.registry import Announcer
 from parallax.replica.engine import Engine
@@ -45,7 +49,9 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     # 3. Replicas of every table, and what shall lead them; a tables file that is wrong ends it here.
     engine = Engine(frame_seconds=ENGINE_FRAME_SECONDS, journal=Journal.inherited())
     replicas = Replicas(redis, settings.prefix, engine, owner, leads=lambda: lease.is_held)
-    leadership = Leadership(redis, lease, replicas, settings)
+    clock, metrics, backlogs = RedisClock(redis, keys), Metrics(), Backlogs(redis, replicas)
+    leadership = Leadership(redis, lease, replicas, settings, clock.now, metrics.observe)
+    metrics.watch(leadership, backlogs, replicas)
 
     def describe() -> dict[str, Any]:
         return {
@@ -66,13 +72,20 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
         status=lambda: describe() | {"sequencing": leadership.report()},
     )
     announcer = Announcer(redis, keys, owner, describe)
-    server = listen(Application(health_routes(health)), settings.internal_port, settings.bind, "PARALLAX_INTERNAL_PORT")
+    server = listen(
+        Application([*health_routes(health), *metrics_routes(metrics.text)]),
+        settings.internal_port,
+        settings.bind,
+        "PARALLAX_INTERNAL_PORT",
+    )
     log.info("coordinator %s: internal port %d", name, settings.internal_port)
 
     try:
         await or_stop(wait_for_redis(redis, settings.redis()), stop)
         async with Tasks() as tasks:
             replicas.start()
+            tasks.start(clock.run(), name="clock of Redis")
+            tasks.start(backlogs.run(), name="backlogs")
             tasks.start(follow_primary(lease_redis), name="primary")
             tasks.start(announcer.run(), name="registry")
             tasks.start(leadership.run(), name="leadership")

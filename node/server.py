@@ -13,12 +13,14 @@ from node.balance import Balance
 from node.gateway import Gateway
 from node.gateway.handler import gateway_routes, websocket_settings
 from node.gateway.quarantine import Quarantine
-from node.metrics import Metrics, metrics_routes
+from node.metrics import Metrics
 from node.pages import page_routes
 from node.settings import NodeSettings
 from node.writes import Writes
+from parallax.clock import RedisClock
 from parallax.errors import StartAfresh
 from parallax.http import Health, health_routes
+from parallax.metrics import metrics_routes
 from parallax.process import first_of, listen, member_name, or_stop
 from parallax.quarantine import Suspect
 from parallax.registry import Announcer
@@ -61,7 +63,8 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     # 1. Redis, the engine, the gateway.
     redis = connect(settings.redis())
     engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads, journal=Journal.inherited())
-    metrics = Metrics()
+    clock, metrics = RedisClock(redis, keys), Metrics()
+    engine.stages = lambda table: metrics.stages(table, clock.at)
     writes = Writes(redis, settings.prefix, f"node {boot}", lambda table: replicas.ensure(table), settings.edit_seconds)
     quarantine = Quarantine(redis, keys, settings.quarantine_seconds)
     gateway = Gateway(settings, metrics.observe, writes.publish, quarantine)
@@ -129,7 +132,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     balance = Balance(redis, keys, boot, gateway, settings, rebuild.set)
     announcer = Announcer(redis, keys, boot, describe)
     internal = listen(
-        Application([*health_routes(Health(unready, describe)), *metrics_routes(metrics)]),
+        Application([*health_routes(Health(unready, describe)), *metrics_routes(metrics.text)]),
         settings.internal_port,
         settings.bind,
         "PARALLAX_INTERNAL_PORT",
@@ -149,6 +152,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         await or_stop(wait_for_redis(redis, settings.redis()), stop)
         async with Tasks() as tasks:
             replicas.start()
+            tasks.start(clock.run(), name="clock of Redis")
             tasks.start(auth.run(), name="keys of tokens")
             tasks.start(announcer.run(), name="registry")
             tasks.start(gateway.watch(), name="watch over the viewers")

@@ -13,11 +13,15 @@
 {{- end }}
 {{- end }}
 
+{{/* The labels of everything in this release; they never change. */}}
+{{- define "parallax.release" -}}
+app.kubernetes.io/name: {{ include "parallax.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
 {{/* (list $ "node"): the labels that select a component's pods; they never change. */}}
 {{- define "parallax.selector" -}}
-{{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "parallax.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
+{{ include "parallax.release" (index . 0) }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 

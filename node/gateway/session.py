@@ -19,6 +19,7 @@ from node.gateway.quarantine import OVERDUE, Overdue
 from node.gateway.requests import (
     CHANGE_STATE,
     COLUMN_PATHS,
+    DATA,
     DESCRIBE,
     DIMENSIONS,
     ENDS_ON_DELETE,
@@ -391,6 +392,8 @@ class Session:
     def _pass_on(self, request: Envelope, hosted: Hosted, answer: Answer) -> None:
         self.link.tell_position(hosted)
         self.outbox.put(Frame(head(request.msg_id, request.entity_id, answer.number, len(answer.body)), answer.body))
+        if answer.number in DATA and hosted.table.stages is not None and hosted.table.stages.is_awaited:
+            hosted.table.stages.fetched()
 
     def _send(self, envelope: Envelope) -> None:
         front = head(envelope.msg_id, envelope.entity_id, envelope.number, len(envelope.body))

@@ -19,10 +19,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from loadtests import schedule, shapes
+from loadtests import load_options, shapes
 from loadtests.accounting import Books
-from loadtests.load_verdict import Outcome, Run, Thresholds, read_pacer, report
-from loadtests.mix import MIX, weights
+from loadtests.load_verdict import Outcome, Run, read_pacer, report
 from loadtests.schedule import NOTES_SPEC, SPEC, Schedule
 from parallax.demo.ports import choose_ports
 from tests.cluster import PREFIX, Cluster
@@ -103,15 +102,12 @@ class LoadTest:
             await self._cluster.close()
 
     async def _fill(self) -> None:
-        self._start("fill", [*self._pacer(), "--fill", "--start=1", *self._size()])
+        self._start("fill", [*self._pacer(), "--fill", "--start=1", *load_options.size(self.options)])
         assert await self._processes["fill"].ended(30) == 0, self._processes["fill"].tail()
         await self._cluster.at_rest(60)
 
     def _pacer(self) -> list[str]:
         return [*python_module("loadtests.pacer"), "--redis", self._cluster.server.url, "--prefix", PREFIX]
-
-    def _size(self) -> list[str]:
-        return [f"--table-rows={self.options.table_rows}", f"--symbols={self.options.symbols}"]
 
     async def _start_load(self) -> Schedule:
         """Start the publisher and Locust; return what they agreed upon once they did."""
@@ -120,8 +116,7 @@ class LoadTest:
         locust = [*python_module("locust"), "-f", str(ROOT / "loadtests" / "locustfile.py"), "--loglevel", "WARNING"]
         master = ["--headless", "--master", "--master-bind-host", HOST, "--master-bind-port", str(port), "--only-summary"]
         master += ["--expect-workers", str(options.workers), "--host", self._cluster.url("front", "")]
-        names = ("shape", "peak", "spawn", "mix", "sharing", "herd_seconds", "rate", "seconds", "table_rows", "symbols")
-        master += [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names]
+        master += load_options.passed_on(options)
         master += [f"--lead={LEAD_SECONDS * PATIENCE}", "--announce", str(announced), "--result", str(self._result)]
         lose = max(1, round(options.rate * options.seconds / 2)) if options.inject == "loss" else 0
         self._start("pacer", [*self._pacer(), "--announced", str(announced), "--lose", str(lose)])
@@ -189,36 +184,17 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m loadtests.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    schedule.add_options(parser)
-    shapes.add_options(parser)
-    parser.add_argument("--mix", default=MIX, help="kinds of users, relative numbers")
-    parser.add_argument("--sharing", type=float, default=0.8, help="of the viewers, the part that looks at what others see")
-    parser.add_argument("--herd-seconds", type=float, default=5.0, help="between two drops of the reconnecters")
+    load_options.add_options(parser)
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--coordinators", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that generate the load")
     parser.add_argument(
-        "--limit",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another threshold, such as end_to_end_p99=300 (ms)",
-    )
-    parser.add_argument(
         "--inject", choices=INJECTIONS, help="a fault that the run must not survive: a test of the load test"
     )
     parser.add_argument("--keep", type=Path, help="a file for all that was measured, as JSON")
-    options = parser.parse_args(arguments)
-    if min(options.nodes, options.coordinators, options.workers, options.peak) < 1:
-        parser.error("--nodes, --coordinators, --workers and --peak must be at least 1")
-    if not 0 <= options.sharing <= 1:
-        parser.error("--sharing must be between 0 and 1")
-    try:
-        schedule.of_options(options)
-        weights(options.mix)
-        options.limits = Thresholds.parse(options.limit)
-    except ValueError as error:
-        parser.error(str(error))
+    options = load_options.checked(parser, arguments)
+    if min(options.nodes, options.coordinators, options.workers) < 1:
+        parser.error("--nodes, --coordinators and --workers must be at least 1")
     return options
 
 

@@ -20,6 +20,7 @@ from loadtests import schedule
 from loadtests.accounting import Books
 from loadtests.schedule import TABLE, Schedule, encode
 from parallax.replication.keys import TableKeys
+from parallax.settings import load_where
 from parallax.store import connect
 
 SPIN = 0.001
@@ -87,7 +88,7 @@ def announced(path: Path) -> Schedule:
 
 async def main(options: argparse.Namespace, plan: Schedule) -> dict[str, Any]:
     """Publish, and return the books."""
-    redis = connect(options.redis, timeout_seconds=30)
+    redis = connect(options.redis or load_where().redis(), timeout_seconds=30)
     pacer = Pacer(plan, redis, options.prefix, options.lose)
     try:
         await (pacer.fill() if options.fill else pacer.run())
@@ -100,7 +101,7 @@ async def main(options: argparse.Namespace, plan: Schedule) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     schedule.add_options(parser)
-    parser.add_argument("--redis", default="redis://127.0.0.1:6379/0", help="its URL")
+    parser.add_argument("--redis", help="its URL; default: PARALLAX_REDIS_URL and its companions")
     parser.add_argument("--prefix", default="parallax", help="of all keys")
     parser.add_argument("--announced", type=Path, help="wait for this file, which `--announce` has Locust write")
     parser.add_argument("--fill", action="store_true", help="publish the table's first rows, and no more")

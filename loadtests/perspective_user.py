@@ -32,7 +32,9 @@ class PerspectiveUser(User):
     abstract = True
     hello = True
     """Whether to speak as Parallax's link, which never goes back in time from node to node, or as a stock client."""
-    headers: ClassVar[Mapping[str, str]] = {}
+    headers: ClassVar[Mapping[str, str]] = (
+        {"Authorization": f"Bearer {os.environ['TOKEN']}"} if "TOKEN" in os.environ else {}
+    )
     """Of the websocket's request, such as `{"Authorization": "Bearer ..."}`."""
     timeout = 30.0
     freshness: Freshness | None = None

@@ -16,6 +16,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from loadtests.schedule import NOTES_SPEC, SPEC
 from node.settings import NodeSettings
 from parallax.replication.spec import ARROW_TYPES
 from parallax.settings import CommonSettings
@@ -87,6 +88,7 @@ def test_what_is_written_in_several_places_agrees() -> None:
     for path, text in contents().items():
         assert path.read_text() == text, path.name
     assert (CHART / "files" / "demo-tables.yaml").read_text() == (ROOT / "parallax" / "demo" / "tables.yaml").read_text()
+    assert parse_tables((CHART / "files" / "load-tables.yaml").read_bytes(), "load-tables.yaml") == [SPEC, NOTES_SPEC]
     assert set(COLUMN_TYPES.split()) == set(ARROW_TYPES)
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == VERSION
 

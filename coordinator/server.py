@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from tornado.web import Application
@@ -23,6 +24,7 @@ from parallax.replication.keys import FleetKeys
 from parallax.store import connect, follow_primary, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
+from parallax.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """
     # 1. Who we are.
     name, owner = member_name(settings)
-    keys = FleetKeys(settings.prefix)
+    keys, vitals = FleetKeys(settings.prefix), Vitals()
 
     # 2. Redis: the lease has a client of its own, with a short time-out.
     redis = connect(settings.redis())
@@ -61,6 +63,8 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             "addresses": {"internal": f"{settings.bind}:{settings.internal_port}"},
             "leader": leadership.is_leader,
             "sessions": 0,
+            "backlog": {table: asdict(found) for table, found in backlogs.tables.items()},
+            **vitals.describe(),
             "tables": replicas.report(),
         }
 

@@ -34,6 +34,7 @@ from parallax.replication.position import Position
 from parallax.store import connect, text, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
+from parallax.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     name, boot = member_name(settings)
     keys = FleetKeys(settings.prefix)
     is_draining = was_ready = False
+    vitals = Vitals()
 
     auth = Auth(settings)
 
@@ -121,7 +123,9 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             "leader": False,
             "ready": not unready(),
             "sessions": gateway.sessions,
+            "views": gateway.views,
             "draining": is_draining,
+            **vitals.describe(),
             "tables": replicas.report(),
         }
 

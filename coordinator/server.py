@@ -8,11 +8,13 @@ from typing import Any
 from tornado.web import Application
 
 from coordinator.backlog import Backlogs
+from coordinator.departed import remove_departed
 from coordinator.leadership import Leadership
 from coordinator.lease import Lease
 from coordinator.metrics import Metrics
 from coordinator.settings import CoordinatorSettings
 from parallax.clock import RedisClock
+from parallax.fleet_tables import publish_ours
 from parallax.http import Health, health_routes
 from parallax.metrics import metrics_routes
 from parallax.process import listen, member_name, or_stop
@@ -91,6 +93,10 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             tasks.start(follow_primary(lease_redis), name="primary")
             tasks.start(announcer.run(), name="registry")
             tasks.start(leadership.run(), name="leadership")
+            if settings.fleet:
+                tasks.start(publish_ours(redis, settings.prefix, describe), name="rows of this process")
+                departed = remove_departed(redis, settings.prefix, replicas, lambda: leadership.is_leader)
+                tasks.start(departed, name="rows of departed members")
             await stop.wait()
             log.info("stopping")
         # 5. Leadership is over and the lease is free: the standby goes on. Now the rest.

@@ -24,6 +24,7 @@ from coordinator.settings import CoordinatorSettings
 from coordinator.snapshots import Snapshots
 from coordinator.writing import Writing
 from parallax.errors import BadRequest, ConfigurationError, ParallaxError, SteppedDown
+from parallax.fleet_tables import with_fleet
 from parallax.replica.replicas import Replicas
 from parallax.replication.keys import FleetKeys
 from parallax.replication.spec import TableSpec
@@ -63,7 +64,7 @@ class Leadership:
         self._candidate = Candidate(redis, self._keys, lease.owner, settings.candidate_seconds)
         self._writing = Writing(redis, self._keys)
         self._catalog = Catalog(redis, self._keys.catalog)
-        self._declared = read_tables_file(settings.tables)
+        self._declared = self._read_declared()
         self._file_problems: list[str] = []
         self._renewing = asyncio.Lock()
         self._over = asyncio.Event()
@@ -153,10 +154,14 @@ class Leadership:
                 log.warning("the catalog cannot be kept: %s", error)
                 await asyncio.sleep(CATALOG_SECONDS)
 
+    def _read_declared(self) -> list[TableSpec]:
+        specs = read_tables_file(self._settings.tables)
+        return with_fleet(specs) if self._settings.fleet else specs
+
     def _read_file(self) -> None:
         """Read the tables file again; one that is wrong now is not followed, and said so once."""
         try:
-            self._declared = read_tables_file(self._settings.tables)
+            self._declared = self._read_declared()
             self._file_problems = []
         except ConfigurationError as error:
             if error.problems != self._file_problems:

@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from tornado.web import Application
 
 from coordinator.backlog import Backlogs
+from coordinator.departed import remove_departed
 from coordinator.leadership import Leadership
 from coordinator.lease import Lease
 from coordinator.metrics import Metrics
 from coordinator.settings import CoordinatorSettings
 from parallax.clock import RedisClock
+from parallax.fleet_tables import publish_ours
 from parallax.http import Health, health_routes
 from parallax.metrics import metrics_routes
 from parallax.process import listen, member_name, or_stop
@@ -24,6 +27,7 @@ from parallax.replication.keys import FleetKeys
 from parallax.store import connect, follow_primary, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
+from parallax.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """
     # 1. Who we are.
     name, owner = member_name(settings)
-    keys = FleetKeys(settings.prefix)
+    keys, vitals = FleetKeys(settings.prefix), Vitals()
 
     # 2. Redis: the lease has a client of its own, with a short time-out.
     redis = connect(settings.redis())
@@ -63,6 +67,8 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             "addresses": {"internal": f"{settings.bind}:{settings.internal_port}"},
             "leader": leadership.is_leader,
             "sessions": 0,
+            "backlog": {table: asdict(found) for table, found in backlogs.tables.items()},
+            **vitals.describe(),
             "tables": replicas.report(),
         }
 
@@ -89,6 +95,10 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             tasks.start(follow_primary(lease_redis), name="primary")
             tasks.start(announcer.run(), name="registry")
             tasks.start(leadership.run(), name="leadership")
+            if settings.fleet:
+                tasks.start(publish_ours(redis, settings.prefix, describe), name="rows of this process")
+                departed = remove_departed(redis, settings.prefix, replicas, lambda: leadership.is_leader)
+                tasks.start(departed, name="rows of departed members")
             await stop.wait()
             log.info("stopping")
         # 5. Leadership is over and the lease is free: the standby goes on. Now the rest.

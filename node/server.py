@@ -19,6 +19,7 @@ from node.settings import NodeSettings
 from node.writes import Writes
 from parallax.clock import RedisClock
 from parallax.errors import StartAfresh
+from parallax.fleet_tables import publish_ours
 from parallax.http import Health, health_routes
 from parallax.metrics import metrics_routes
 from parallax.process import first_of, listen, member_name, or_stop
@@ -35,6 +36,7 @@ from parallax.replication.position import Position
 from parallax.store import connect, text, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
+from parallax.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     name, boot = member_name(settings)
     keys = FleetKeys(settings.prefix)
     is_draining = was_ready = False
+    vitals = Vitals()
 
     auth = Auth(settings)
 
@@ -123,7 +126,9 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             "leader": False,
             "ready": not unready(),
             "sessions": gateway.sessions,
+            "views": gateway.views,
             "draining": is_draining,
+            **vitals.describe(),
             "tables": replicas.report(),
         }
 
@@ -138,7 +143,10 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         "PARALLAX_INTERNAL_PORT",
     )
     public = listen(
-        PublicApplication([*gateway_routes(gateway, settings, auth), *page_routes()], **websocket_settings(settings)),
+        PublicApplication(
+            [*gateway_routes(gateway, settings, auth), *page_routes(has_fleet=settings.fleet)],
+            **websocket_settings(settings),
+        ),
         settings.port,
         settings.bind,
         "PARALLAX_PORT",
@@ -155,6 +163,8 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             tasks.start(clock.run(), name="clock of Redis")
             tasks.start(auth.run(), name="keys of tokens")
             tasks.start(announcer.run(), name="registry")
+            if settings.fleet:
+                tasks.start(publish_ours(redis, settings.prefix, describe), name="rows of this process")
             tasks.start(gateway.watch(), name="watch over the viewers")
             tasks.start(quarantine.watch(is_proven), name="quarantine")
             tasks.start(balance.run(lambda: not unready()), name="balance")

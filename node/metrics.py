@@ -1,5 +1,6 @@
 """What /metrics of a node says."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,6 +11,7 @@ from prometheus_client.registry import Collector
 from node.auth import REASONS
 from node.gateway import Gateway
 from node.gateway.requests import NAMES
+from parallax.clock import RedisClock
 from parallax.memory import resident_bytes
 from parallax.metrics import lags, text_of
 from parallax.replica.engine import Engine
@@ -30,6 +32,7 @@ class Metrics(Collector):
         self._gateway: Gateway | None = None
         self._engine: Engine | None = None
         self._replicas: Iterable[Replica] = ()
+        self._clock: RedisClock | None = None
         latency = Histogram(
             "parallax_node_request_seconds",
             "From the arrival of a viewer's request until its answer was put into the outbox",
@@ -47,9 +50,11 @@ class Metrics(Collector):
             registry=self.registry,
         )
 
-    def watch(self, gateway: Gateway, engine: Engine, replicas: Iterable[Replica] = ()) -> None:
-        """Report on a gateway, its engine and its replicas."""
-        self._gateway, self._engine, self._replicas = gateway, engine, replicas
+    def watch(
+        self, gateway: Gateway, engine: Engine, replicas: Iterable[Replica] = (), clock: RedisClock | None = None
+    ) -> None:
+        """Report on a gateway, its engine and its replicas, and on how well Redis's clock is known."""
+        self._gateway, self._engine, self._replicas, self._clock = gateway, engine, replicas, clock
         self.registry.register(self)
 
     def observe(self, number: int, started: float) -> None:
@@ -78,6 +83,9 @@ class Metrics(Collector):
         yield GaugeMetricFamily("parallax_node_outbox_bytes", "Bytes that wait for the viewers", value=gateway.waiting_bytes)
         yield GaugeMetricFamily("parallax_node_quarantined", "Views that are quarantined", value=gateway.quarantine.views)
         yield GaugeMetricFamily("parallax_node_memory_bytes", "Memory of the process", value=resident_bytes())
+        error = math.inf if self._clock is None else self._clock.error_seconds
+        text = "By how much Redis's clock may be taken wrong, either way"
+        yield GaugeMetricFamily("parallax_node_clock_error_seconds", text, value=error)
         yield from self._per_table(gateway)
         yield from lags("parallax_node", self._replicas)
         verdicts = CounterMetricFamily(

@@ -81,7 +81,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             gateway.add_table(name, replica.table)
 
     replicas = Replicas(redis, settings.prefix, engine, boot, changed)
-    metrics.watch(gateway, engine, replicas)
+    metrics.watch(gateway, engine, replicas, clock)
 
     def is_proven(suspect: Suspect) -> bool:
         replica = replicas.find(suspect.table)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from parallax.store import STORE_ERRORS, load_script
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 2.0
+FIRST, FIRST_SECONDS = 8, 0.05
+"""So many answers are asked for in a row: one of them will have been quick."""
 KEPT = 30
 """Answers that are looked at: those of the last minute."""
 DRIFT_SECONDS = 0.005
@@ -50,14 +53,19 @@ class RedisClock:
             return time.time() - time.monotonic() + moment
         return self._best.ahead + moment
 
+    @property
+    def error_seconds(self) -> float:
+        """By how much that may be wrong, either way; infinite as long as Redis has told nothing."""
+        return math.inf if self._best is None else self._best.error
+
     async def run(self) -> None:
-        """Ask again and again, until cancelled."""
+        """Ask again and again, at first a few times in a row, until cancelled."""
         while True:
             try:
                 await self.ask()
             except STORE_ERRORS as error:
                 log.debug("Redis does not say what time it is: %s", error)
-            await asyncio.sleep(ASK_SECONDS)
+            await asyncio.sleep(FIRST_SECONDS if len(self._samples) < FIRST else ASK_SECONDS)
 
     async def ask(self) -> None:
         """Ask once.

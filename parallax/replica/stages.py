@@ -46,10 +46,10 @@ class Stages:
     def received(self, record: Record, at: float) -> None:
         """A record came over the feed, at a moment of time.monotonic()."""
         if self._underway is None and record.accepted_ms:
-            sequenced = record.time_ms / 1000
-            self._underway = _Underway(
-                record.position, sequenced - record.accepted_ms / 1000, self._redis_time(at) - sequenced, at
-            )
+            # No clock is exact. What of these two is wrong, is not in their sum.
+            both = max(0.0, self._redis_time(at) - record.accepted_ms / 1000)
+            sequenced = min(both, max(0.0, (record.time_ms - record.accepted_ms) / 1000))
+            self._underway = _Underway(record.position, sequenced, both - sequenced, at)
 
     def applied(self, records: Iterable[Record], *, is_visible: bool) -> None:
         """Records were handed to the engine, and are visible there, or will be with the next poll."""
@@ -72,8 +72,8 @@ class Stages:
         if underway is None or underway.applied_at is None:
             return
         self._underway, self._notified_at = None, now
-        self._observe("sequenced", max(0.0, underway.sequenced_seconds))
-        self._observe("received", max(0.0, underway.received_seconds))
+        self._observe("sequenced", underway.sequenced_seconds)
+        self._observe("received", underway.received_seconds)
         self._observe("applied", underway.applied_at - underway.received_at)
         self._observe("notified", now - underway.applied_at)
 

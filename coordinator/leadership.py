@@ -109,6 +109,8 @@ class Leadership:
             tasks.start(self._keep_lease(), name="lease")
             tasks.start(self._keep_tables(tasks), name="tables")
             await self._over.wait()
+        for name in list(self.sequencers):
+            self._lead_no_more(name)
         await self._lease.release()
         log.warning("no longer leading: %s", self._why)
         await asyncio.sleep(self._settings.lease_ttl_seconds)  # let another try
@@ -202,14 +204,15 @@ class Leadership:
         tasks.start(self._lead_until_dropped(sequencer, snapshots, channel, spec.name), name=f"table {spec.name}")
 
     async def _lead_until_dropped(self, sequencer: Sequencer, snapshots: Snapshots, channel: Channel, name: str) -> None:
-        try:
-            async with Tasks(self._task_failed) as tasks:
-                tasks.start(snapshots.run(), name=f"snapshots {name}")
-                tasks.start(channel.run(), name=f"channel {name}")
-                await sequencer.run()
-        finally:
-            self._earlier.setdefault(name, Counter()).update(self._counted(name))
-            del self.sequencers[name]
+        async with Tasks(self._task_failed) as tasks:
+            tasks.start(snapshots.run(), name=f"snapshots {name}")
+            tasks.start(channel.run(), name=f"channel {name}")
+            await sequencer.run()
+        self._lead_no_more(name)
+
+    def _lead_no_more(self, name: str) -> None:
+        self._earlier.setdefault(name, Counter()).update(self._counted(name))
+        del self.sequencers[name]
 
     # Requests --------------------------------------------------------------------------------------------------------
 

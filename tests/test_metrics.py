@@ -93,3 +93,31 @@ async def test_what_is_published_is_counted_and_what_waits_is_seen_by_the_standb
         return True
 
     await until(it_is_over, 20, "all is level again")
+
+
+async def test_who_leads_no_more_keeps_what_it_counted(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster([NUMBERS], nodes=0)
+    first = await cluster.leader()
+    (second,) = {"coordinator-1", "coordinator-2"} - {first}
+    await cluster.publish(NUMBERS.name, data='[{"n": 1}, {"n": 2}]')
+    await cluster.at_rest()
+    cluster[first].pause()
+
+    async def leads_on() -> bool:
+        return (await scrape(cluster, second))[1]["leader"] == 1
+
+    await until(leads_on, 20, "the other one leads")
+    cluster[first].resume()
+
+    async def stands_by() -> bool:
+        _, values = await scrape(cluster, first)
+        assert (values["leader"], "term" in values) == (0, False)
+        assert (values["entries_total"], values["rows_total"]) == (1, 2)
+        return True
+
+    await until(stands_by, 20, "it stands by")
+    await cluster.publish(NUMBERS.name, data='[{"n": 3}]')
+    await cluster.at_rest()
+    counted = [(await scrape(cluster, name))[1]["rows_total"] for name in (first, second)]
+    assert counted == [2, 1]
+    assert (await scrape(cluster, second))[1]["begins_total"] >= 1

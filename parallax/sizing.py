@@ -18,7 +18,10 @@ COSTS = Path(__file__).with_name("sizing.yaml")
 FRAME_SECONDS = 0.05
 """The least time between two refreshes of one table, unless PARALLAX_FRAME_MS says otherwise."""
 KINDS = ("sorted", "grouped")
-MOST_NODES = 10_000
+MOST_NODES = 100
+"""What is planned at most: nobody has seen more."""
+LEAST_REFRESHES = 0.1
+"""A second. A plan with fewer is none."""
 MIB = 1 << 20
 LOG_BYTES = 32 * MIB
 """What a table's log weighs at least before it is cut: the coordinator's snapshot_min_bytes."""
@@ -39,6 +42,8 @@ class Demand:
     """Rows published a second, over all tables."""
     entries: float = 0.0
     """Entries a second that they come in; 0: one for each hundred rows."""
+    refreshes: float = 0.0
+    """How often a second viewers are to see what is new; 0: as often as the engine can show all views on one node."""
     tables: int = 1
     table_rows: int = 50_000
     """Rows that each table holds."""
@@ -53,7 +58,16 @@ class Demand:
     coordinators: int = 2
 
     def __post_init__(self) -> None:
-        least = {"viewers": 0, "views": 0, "rows": 0, "entries": 0, "table_rows": 0, "tables": 1, "coordinators": 1}
+        least = {
+            "viewers": 0,
+            "views": 0,
+            "rows": 0,
+            "entries": 0,
+            "refreshes": 0,
+            "table_rows": 0,
+            "tables": 1,
+            "coordinators": 1,
+        }
         problems = [
             f"--{name.replace('_', '-')} {getattr(self, name):g}: expected at least {low}"
             for name, low in least.items()
@@ -79,8 +93,8 @@ class Demand:
         return self.entries or self.rows / 100
 
     @property
-    def polls(self) -> float:
-        """How often a second each table's viewers are told of something new."""
+    def most_refreshes(self) -> float:
+        """How often a second there is something new at a table, in steps of a frame."""
         return min(self.entries_per_second / self.tables, 1 / FRAME_SECONDS)
 
     @property
@@ -111,7 +125,9 @@ class Plan:
 
     demand: Demand
     nodes: int
-    """0: no number of nodes is enough."""
+    """0: no number of nodes up to MOST_NODES is enough."""
+    refreshes: float
+    """How often a second each viewer sees what is new."""
     node_cores: float
     node_bytes: float
     coordinator_cores: float
@@ -174,40 +190,47 @@ def load_costs(path: Path = COSTS) -> dict[str, Any]:
 
 def plan(demand: Demand, costs: Mapping[str, Any]) -> Plan:
     """Return the smallest number of nodes that serve a demand, and what is full first."""
-    return _with_nodes(demand, costs, _fewest(demand, costs))
+    most = demand.most_refreshes
+    refreshes = min(demand.refreshes, most) if demand.refreshes else _as_often_as_possible(demand, costs)
+    wanted = refreshes >= min(LEAST_REFRESHES, most)
+    return _with_nodes(demand, costs, refreshes, _fewest(demand, costs, refreshes) if wanted else 0)
 
 
-def _fewest(demand: Demand, costs: Mapping[str, Any]) -> int:
+def _as_often_as_possible(demand: Demand, costs: Mapping[str, Any]) -> float:
+    """Return how often a table can be refreshed if one node has all of the views: a little below what its headroom allows."""
+    views = _by_kind(demand, min(demand.views, demand.viewers))
+    entries, rows = demand.entries_per_second, demand.rows
+    rest = cost(costs["engine"], node_work(0.0, entries, rows, 0.0, views, demand.table_rows) | {"second": 0.0})
+    each = cost(costs["engine"], node_work(0.0, 0.0, 0.0, 1.0, views, demand.table_rows) | {"second": 0.0})
+    room = max(0.0, 0.99 * demand.headroom * demand.tables - rest)
+    return min(demand.most_refreshes, room / each if each else demand.most_refreshes)
+
+
+def _fewest(demand: Demand, costs: Mapping[str, Any], refreshes: float) -> int:
     """Return the fewest nodes none of which is too busy, 0 if no number is enough. More nodes never make one busier."""
 
     def is_enough(nodes: int) -> bool:
-        return all(limit.share <= demand.headroom for limit in _node_limits(demand, costs, nodes))
+        return all(limit.share <= demand.headroom for limit in _node_limits(demand, costs, refreshes, nodes))
 
-    low, high = 0, 1
-    while not is_enough(high):
-        if high >= MOST_NODES:
-            return 0
-        low, high = high, min(2 * high, MOST_NODES)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
+    return next((nodes for nodes in range(1, MOST_NODES + 1) if is_enough(nodes)), 0)
 
 
-def _of_a_node(demand: Demand, nodes: int) -> tuple[Work, dict[str, float], int]:
+def _by_kind(demand: Demand, count: float) -> dict[str, float]:
+    return {"sorted": count * (1 - demand.grouped), "grouped": count * demand.grouped}
+
+
+def _of_a_node(demand: Demand, refreshes: float, nodes: int) -> tuple[Work, dict[str, float], int]:
     viewers = ceil(demand.viewers / nodes)
-    shares = {"sorted": 1 - demand.grouped, "grouped": demand.grouped}
-    count = views_of_a_node(demand.viewers, demand.views, nodes)
-    views = {kind: count * share for kind, share in shares.items()}
-    refreshes = viewers * demand.polls
-    work = node_work(refreshes, demand.entries_per_second, demand.rows, demand.polls, views, demand.table_rows)
+    views = _by_kind(demand, views_of_a_node(demand.viewers, demand.views, nodes))
+    work = node_work(viewers * refreshes, demand.entries_per_second, demand.rows, refreshes, views, demand.table_rows)
     return work, views, viewers
 
 
-def _node_limits(demand: Demand, costs: Mapping[str, Any], nodes: int) -> list[Limit]:
-    work, _, _ = _of_a_node(demand, nodes)
+def _node_limits(demand: Demand, costs: Mapping[str, Any], refreshes: float, nodes: int) -> list[Limit]:
+    work, _, _ = _of_a_node(demand, refreshes, nodes)
     loop = cost(costs["loop"], work)
-    lane = cost(costs["engine"], work | {"second": 0.0}) / demand.tables
+    lane = cost(costs["engine"], work | {"second": 0.0, "refresh": 0.0}) / demand.tables
+    processors = cost(costs["engine"], work) + loop
     return [
         Limit("a node's event loop", loop, 1.0, "cores", "more nodes, with fewer viewers each"),
         Limit(
@@ -215,22 +238,16 @@ def _node_limits(demand: Demand, costs: Mapping[str, Any], nodes: int) -> list[L
             lane,
             1.0,
             "cores",
-            "fewer different views, fewer rows, or several tables: it is serial",
+            "fewer refreshes, different views or rows, or several tables",
         ),
-        Limit(
-            "a node's processors",
-            cost(costs["engine"], work) + loop,
-            demand.cores_per_node,
-            "cores",
-            "more cores for each node",
-        ),
+        Limit("a node's processors", processors, demand.cores_per_node, "cores", "more cores for each node"),
     ]
 
 
-def _with_nodes(demand: Demand, costs: Mapping[str, Any], enough: int) -> Plan:
-    nodes = enough or 1
+def _with_nodes(demand: Demand, costs: Mapping[str, Any], refreshes: float, enough: int) -> Plan:
+    nodes = enough or MOST_NODES
     entries, readers = demand.entries_per_second, nodes + demand.coordinators
-    work, views, viewers = _of_a_node(demand, nodes)
+    work, views, viewers = _of_a_node(demand, refreshes, nodes)
     coordinator = cost(costs["coordinator"], coordinator_work(entries, demand.rows))
     redis = cost(costs["redis"], redis_work(entries, demand.bytes_per_second, readers))
     egress = demand.bytes_per_second * readers * 8 / 1e6
@@ -239,7 +256,7 @@ def _with_nodes(demand: Demand, costs: Mapping[str, Any], enough: int) -> Plan:
     views_bytes = sum(count * kept[f"{kind} view, row"] * demand.table_rows for kind, count in views.items())
     table_bytes = demand.table_rows * demand.row_bytes
     limits = [
-        *_node_limits(demand, costs, enough or MOST_NODES),  # where no number is enough: what is full all the same
+        *_node_limits(demand, costs, refreshes, nodes),
         Limit(
             "the coordinator",
             coordinator,
@@ -253,6 +270,7 @@ def _with_nodes(demand: Demand, costs: Mapping[str, Any], enough: int) -> Plan:
     return Plan(
         demand,
         enough,
+        refreshes,
         node_cores=cost(costs["engine"], work) + cost(costs["loop"], work),
         node_bytes=kept["node"] + rows * kept["row"] + viewers * kept["viewer"] + views_bytes,
         coordinator_cores=coordinator,

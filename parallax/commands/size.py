@@ -5,13 +5,14 @@ import json
 from dataclasses import MISSING, asdict, fields
 from math import ceil
 
-from parallax.sizing import MIB, Demand, Plan, load_costs, plan
+from parallax.sizing import MIB, MOST_NODES, Demand, Plan, load_costs, plan
 
 HELP = {
     "viewers": "viewers at a time",
     "views": "different views that they look at, over all tables",
     "rows": "rows published a second, over all tables",
     "entries": "entries a second that they come in (default: one for each hundred rows)",
+    "refreshes": "how often a second viewers are to see what is new (default: as often as the engine can, up to 20)",
     "tables": "tables",
     "table_rows": "rows that each table holds",
     "row_bytes": "bytes of a row",
@@ -63,7 +64,8 @@ def render(found: Plan, costs: dict[str, dict[str, object]]) -> str:
     lines = [
         f"{demand.viewers:,} viewers of {demand.views:,} views, {demand.rows:,.0f} rows/s in {demand.entries_per_second:,.0f} entries:",
         "",
-        f"  nodes             {found.nodes or 'no number is enough'}",
+        f"  nodes             {found.nodes or f'not even {MOST_NODES} are enough'}",
+        f"  each viewer       sees what is new {found.refreshes:.3g} times a second",
         f"  each node         {found.node_cores:.2f} cores, {_memory(found.node_bytes)}",
         f"  coordinator       {found.coordinator_cores:.2f} cores, the same tables",
         f"  Redis             {found.redis_cores:.2f} cores, {_memory(found.redis_bytes)}, sends {found.egress_mbit:,.0f} Mbit/s",
@@ -75,7 +77,7 @@ def render(found: Plan, costs: dict[str, dict[str, object]]) -> str:
             for limit in found.limits
         ],
     ]
-    if found.nodes:
+    if found.nodes and found.refreshes:
         lines += ["", "values.yaml:", *values(found).splitlines()]
         if found.nodes == 1:
             lines.append("One node is enough for the load; the second is there for when one leaves.")
@@ -93,6 +95,7 @@ def values(found: Plan) -> str:
         [
             "  node:",
             f"    replicas: {max(2, found.nodes)}",
+            f"    settings: {{frame_ms: {ceil(1000 / found.refreshes)}}}",
             *_resources(found.node_cores, found.node_bytes),
             "  coordinator:",
             f"    replicas: {found.demand.coordinators}",

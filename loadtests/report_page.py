@@ -223,11 +223,14 @@ def _profile(known: dict[str, Any]) -> Iterator[str]:
     found = part(known, "profile")
     if found:
         threads = found["threads"]
-        yield from ["### A node's processor at saturation", ""]
-        yield f"Its event loop used {threads['event loop']:.2f} of a core, its other threads {threads['engine']:.2f}."
-        yield "The event loop's own time, under cProfile:"
+        yield from ["### Where a node's processor time goes", ""]
+        yield f"At saturation its event loop used {threads['event loop']:.2f} of a core, its other threads {threads['engine']:.2f}. At half of it, under"
+        yield "cProfile, by module, own time of the thread's processor:"
         yield ""
-        yield from table(["part", "share"], [[f"`{name}`", f"{share:.0%}"] for name, share in found["event loop"].items()])
+        for who, title in (("event loop", "the event loop"), ("lanes", "the tables' lanes")):
+            yield from table(
+                [title, "share"], [[f"`{name}`", f"{share:.0%}"] for name, share in list(found[who].items())[:12]]
+            )
 
 
 def _model(fitted: dict[str, Any]) -> Iterator[str]:

@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 from loadtests.lab import Point
 from loadtests.report_figures import LADDERS, counted, fleet_rows, knee, memory_per_viewer, sharing_times
 
-STYLE = {"svg.hashsalt": "parallax", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.color": "#dddddd"}
+STYLE = {
+    "svg.hashsalt": "parallax",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+}
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 COLOURS = {"ladder-1": "#1f77b4", "ladder-2": "#2ca02c", "ladder-3": "#9467bd", "ladder-stock": "#d62728"}
 KINDS = {"sorted": "#1f77b4", "grouped": "#ff7f0e"}
@@ -37,8 +44,7 @@ def draw(known: dict[str, Any], fitted: dict[str, Any], directory: Path) -> None
     with figure(directory / "benchmarks-latency.svg", 3) as axes:
         for one, (name, title) in zip(axes, {"p50": "p50", "p99": "p99", "p999": "p99.9"}.items(), strict=True):
             _ladders(one, known, f"{title} from due to seen, ms", lambda point, name=name: point["seen"].get(name))
-            if one.has_data():
-                one.set_yscale("log")
+            _logarithmic(one)
     with figure(directory / "benchmarks-viewer.svg", 2) as axes:
         _ladders(
             axes[0],
@@ -48,8 +54,7 @@ def draw(known: dict[str, Any], fitted: dict[str, Any], directory: Path) -> None
         )
         _ladders(axes[1], known, "memory of a viewer, MiB", memory_per_viewer)
         for one in axes:
-            if one.has_data():
-                one.set_yscale("log")
+            _logarithmic(one)
     with figure(directory / "benchmarks-nodes.svg", 2) as axes:
         _nodes(axes, known)
     with figure(directory / "benchmarks-sharing.svg", 1) as axes:
@@ -58,6 +63,14 @@ def draw(known: dict[str, Any], fitted: dict[str, Any], directory: Path) -> None
         _fleet(axes[0], known)
     with figure(directory / "benchmarks-model.svg", 1) as axes:
         _model(axes[0], fitted)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Make a panel's height logarithmic, its numbers as people write them."""
+    if axes.has_data():
+        axes.set_yscale("log")
+        for one in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            one(lambda value, _: f"{value:,.3g}" if f"{value:e}"[0] in "125" else "")
 
 
 def _ladders(axes: Axes, known: dict[str, Any], title: str, value: Callable[[Point], float | None]) -> None:
@@ -103,7 +116,7 @@ def _sharing(axes: Axes, known: dict[str, Any]) -> None:
             axes.plot(list(times), list(times.values()), marker="o", color=colour, label=f"{kind} views")
     if axes.has_data():
         axes.axhline(1, color="#888888", linewidth=0.8)
-        axes.set_yscale("log")
+        _logarithmic(axes)
         axes.set(xlabel="viewers who look at the same", title="times the viewers of the stock handler, at a core")
         axes.legend(fontsize=7, frameon=False)
 

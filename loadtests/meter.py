@@ -33,9 +33,9 @@ class Meter:
 
 
 def busy_seconds() -> float:
-    """Return the processor time of the whole machine so far, whoever used it; what a hypervisor took counts as used."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return (sum(fields) - fields[3] - fields[4]) / TICKS
+    """Return the processor time of all processes of the machine so far, and what a hypervisor took; without interrupts."""
+    user, nice, system, _, _, _, _, steal = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + steal) / TICKS
 
 
 def _used(process: Path) -> float:

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--noisy", action="store_true", help="let runs count that other programs disturbed; the page says so"
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="the window of one measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="the window of one measurement")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "report", help="where raw figures are kept")
     arguments = parser.parse_args(argv)
     names = [name for name in (arguments.only or ",".join(PARTS)).split(",") if name != "none"]

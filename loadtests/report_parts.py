@@ -27,7 +27,7 @@ class Options:
     """How long and how finely to measure."""
 
     directory: Path
-    seconds: float = 4.0
+    seconds: float = 3.0
     is_quick: bool = False
     others: float = OTHERS
     """Cores that programs may use that are no part of it."""
@@ -110,7 +110,8 @@ def sharing(kind: str) -> Callable[[Options], Awaitable[Point]]:
         for make in (parallax, stock):
             async with make(options) as lab:
                 for share in (1.0, 0.0) if options.is_quick else SHARES:
-                    load = Load(4, Scene((kind,), share), seconds=options.seconds)
+                    first = 128 if share == 1.0 and lab.fleet else 6
+                    load = Load(first, Scene((kind,), share), seconds=options.seconds)
                     taken = await fill_a_core(lab, load, 2 if options.is_quick else 4)
                     found[lab.who][f"{share:.0%}"] = viewers_of_a_core(taken)
                     points += taken

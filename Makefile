@@ -5,7 +5,7 @@ SOURCES := parallax coordinator node
 # Most tests wait for processes: three files at a time on two processors take half of the time, if all are patient.
 PYTEST := PARALLAX_TEST_PATIENCE=$${PARALLAX_TEST_PATIENCE:-2} $(PY) -m pytest -q -n 3 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types load bench chaos chart deep clean lock packages
+.PHONY: help demo test lint types load bench report chaos chart deep clean lock packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: $(READY) ## the benchmarks of loadtests/
 	$(PY) -m loadtests.bench_viewers
 	$(PY) -m loadtests.bench
 	$(PY) -m loadtests.bench_formats
+
+report: $(READY) ## measure for 25 minutes what viewers cost, and write docs/benchmarks.md (QUICK=1: 3 minutes, writes into out/)
+	$(PY) -m loadtests.report $(if $(QUICK),--quick)
 
 clean: ## remove what the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist out *.egg-info

@@ -166,7 +166,7 @@ async def _phases(fleet: Fleet, seconds: float, tasks: Tasks) -> dict[str, Any]:
 
     tasks.start(sample(), name="memory")
     dialogue = record(market.SCHEMA, sort=[["price", "desc"]])
-    plan = Plan(HOST, node.port, node.pid, "market", VIEWERS, [dialogue], seconds=seconds, has_ages=True)
+    plan = Plan(HOST, node.port, node.pid, "market", VIEWERS, [dialogue], seconds=seconds)
     found: dict[str, Any] = {}
     phases: list[tuple[str, Bad]] = [("alone", nobody), ("stalled", stalled), ("idle", idle), ("export", export)]
     for name, bad in [*phases, ("alone again", nobody)]:
@@ -175,7 +175,7 @@ async def _phases(fleet: Fleet, seconds: float, tasks: Tasks) -> dict[str, Any]:
             point = await measure(node, plan)
         await fleet.stop_ticks()
         rss = [size for _, size in memory[first:]]
-        keys = ("rate", "latency_p50", "latency_p99", "age_p99", "errors", "failed")
+        keys = ("rate", "latency_p50", "latency_p99", "errors", "failed")
         found[name] = {key: point[key] for key in keys if key in point} | about | {"rss_mib_peak": max(rss, default=None)}
         print(f"{name}: {found[name]}\n  node's memory, MiB, twice a second: {' '.join(map(str, rss))}", flush=True)
     return found | {"memory": memory}

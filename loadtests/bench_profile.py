@@ -2,17 +2,18 @@
 
     python -m loadtests.bench_viewers profile [--seconds 4]
 
-First without a profiler: how much runs on the event loop's thread, and how much on the engine's. Then the node runs under
-cProfile, which sees the event loop's thread alone and makes Python slower than C: shares are of use, sums are not. Where py-spy
-is at hand, it needs no second run and sees all threads: `py-spy record --native --threads --pid PID -o node.svg`.
+First without a profiler, at saturation: how much runs on the event loop's thread, and how much on the engine's. Then under cProfile
+(loadtests/profiled_node.py), at about half of what a node serves: what the event loop's thread is at work on, and what the lanes' are.
+It makes Python slower than C: shares are of use, sums are not. Where py-spy is at hand, it needs no second run and sees the engine's
+own threads, too: `py-spy record --native --threads --pid PID -o node.svg`.
 """
 
 import asyncio
 import pstats
 import re
-import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from loadtests.plan import Plan
 from loadtests.requests import record
 from loadtests.servers import Fleet, measure
 from parallax.tasks import Tasks
-from tests.processes import HOST
+from tests.processes import HOST, python_module
 
 VIEWERS = (400, 200, 50)
 """So many, or if a node cannot take them in, so many."""
+HALF = (200, 100, 25)
 START_UP = {"compile", "exec", "loads", "__build_class__", "open_code", "stat", "create_dynamic", "exec_dynamic"}
 """Built-in functions that run when modules are imported, and hardly later."""
 SHOWN = 15
@@ -41,27 +43,27 @@ async def run(seconds: float) -> dict[str, Any]:
             await fleet.fresh_node()
             found = {"threads": await _threads(fleet, seconds)}
             print(f"threads, of a core: {found['threads']}", flush=True)
-            file = Path(directory) / "node.profile"
+            loop_file, engine_file = Path(directory) / "loop.profile", Path(directory) / "engine.profile"
             await fleet.stop_ticks()
             node = fleet.cluster["node-1"]
             await node.terminate()
-            node.argv = [sys.executable, "-m", "cProfile", "-o", str(file), "-m", "node"]
+            node.argv = [*python_module("loadtests.profiled_node"), str(loop_file), str(engine_file)]
             await fleet.cluster.restart("node-1")
-            await _look(fleet, seconds)
+            await _look(fleet, seconds, HALF)
             await node.terminate()
-            found["event loop"] = _shares(file)
-            for name, share in found["event loop"].items():
-                print(f"  {share:6.1%}  {name}", flush=True)
+            found["event loop"], found["lanes"] = _shares(loop_file), _shares(engine_file)
+            for who in ("event loop", "lanes"):
+                print(f"{who}:", *[f"  {share:6.1%}  {name}" for name, share in found[who].items()], sep="\n", flush=True)
             return found
         finally:
             await fleet.close()
 
 
-async def _look(fleet: Fleet, seconds: float) -> dict[str, Any]:
+async def _look(fleet: Fleet, seconds: float, counts: Sequence[int] = VIEWERS) -> dict[str, Any]:
     node = fleet.node
     dialogue = record(market.SCHEMA, sort=[["price", "desc"]])
     found: dict[str, Any] = {}
-    for count in VIEWERS:
+    for count in counts:
         plan = Plan(HOST, node.port, node.pid, "market", count, [dialogue], seconds=seconds, setup_seconds=20)
         found = await measure(node, plan)
         if "failed" not in found:
@@ -90,11 +92,9 @@ async def _threads(fleet: Fleet, seconds: float) -> dict[str, float]:
 
 
 def _shares(file: Path) -> dict[str, float]:
-    """Return the share of the event loop's own time by package, waiting left out, largest first."""
+    """Return the share of a thread's own time by module, starting up left out, largest first."""
     times: Counter[str] = Counter()
     for (path, _, function), (_, _, own, _, _) in pstats.Stats(str(file)).stats.items():  # type: ignore[attr-defined]
-        if "run_until_complete" in function or "poll" in function:
-            continue  # the loop itself: it mostly waits
         if "importlib" in path or (path == "~" and START_UP & set(re.findall(r"\w+", function))):
             continue
         times[_part(path, function)] += own

@@ -1,7 +1,6 @@
 """What viewers cost a node, beside Perspective's own Tornado handler in the same run.
 
     python -m loadtests.bench_viewers [--quick] [--rounds 3] [--seconds 4] [--only sorted,grouped,...]
-    python -m loadtests.bench_viewers report       # the figures of the last run into docs/benchmarks.md, and the plot beside it
     python -m loadtests.bench_viewers bad          # what bad viewers do to good ones: loadtests/bench_bad_viewers.py
     python -m loadtests.bench_viewers profile      # where a node's processor time goes: loadtests/bench_profile.py
 
@@ -10,7 +9,6 @@ ingest, of which only the node's processor time counts; `stock` is Perspective's
 started anew for each measurement, the node for each case; they take turns, and medians of the rounds are compared.
 
   sorted    50 viewers of one sorted view of 100,000 rows, 100 rows changed 10 times a second
-  growth    the same with 1, 2, 4 ... viewers: how many get at least 9 of the 10 refreshes a second
   grouped   300 viewers of one grouped view of 10,000 rows
   alone     one viewer of an idle server: the latency of each kind of request
   distinct  100 viewers of 100 different filtered views
@@ -33,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import bench_bad_viewers, bench_profile, market
-from loadtests.bench_report import report
 from loadtests.plan import Dialogue, Plan
 from loadtests.requests import record
 from loadtests.servers import RATE, Fleet, Server, measure, raise_limits, rival
@@ -42,9 +39,6 @@ from tests.processes import HOST, ROOT
 RESULTS = ROOT / "out" / "bench_viewers.json"
 BUSY_CLIENT = 0.9
 """Of one core; a load generator that needs more may be what is measured."""
-ENOUGH = 0.9 * RATE
-"""Refreshes a second with which a viewer is served."""
-MOST_VIEWERS = 1024
 SHARED = 50
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """What a ThreadPoolExecutor has unless told otherwise."""
@@ -78,7 +72,6 @@ class Bench:
     rounds: int
     seconds: float
     threads: int | None
-    quick: bool
     case: str = ""
     results: dict[str, Any] = field(default_factory=dict)
 
@@ -114,45 +107,8 @@ class Bench:
 
     async def sorted(self) -> dict[str, Any]:
         """50 viewers of one sorted view."""
-        found = await self.both(self.plan("market", SHARED, [sorted_view()], has_ages=True))
+        found = await self.both(self.plan("market", SHARED, [sorted_view()]))
         return found | {"times": ratio(found, "per_cpu_second"), "goal": 20}
-
-    async def growth(self) -> dict[str, Any]:
-        """Double the viewers until they are too many, then close in; the points on the way are the plot."""
-        plan = self.plan("market", 1, [sorted_view()], has_ages=True)
-        curves = {who: await self._search(who, plan) for who in ("ours", "stock")}
-        held = {who: max([p["viewers"] for p in points if is_held(p)], default=0) for who, points in curves.items()}
-        return {"curves": curves, "held": held, "times": held["ours"] / max(held["stock"], 1), "goal": 10}
-
-    async def _search(self, who: str, plan: Plan) -> list[Point]:
-        points: list[Point] = []
-        held, failed, misses, count = 0, 0, 0, 1
-        while count <= MOST_VIEWERS and misses < 2:  # a little beyond, for the plot
-            point = await self._try(who, replace(plan, viewers=count))
-            points.append(point | {"viewers": count})
-            if is_held(point) and not misses:
-                held = count
-            else:
-                misses, failed = misses + 1, failed or count
-                if "failed" in point:
-                    break
-            count *= 4 if self.quick and held and not misses else 2
-        for _ in range(0 if self.quick or not failed else 2):
-            middle = (held + failed) // 2
-            if middle in (held, failed):
-                break
-            point = await self._try(who, replace(plan, viewers=middle))
-            points.append(point | {"viewers": middle})
-            held, failed = (middle, failed) if is_held(point) else (held, middle)
-        return sorted(points, key=lambda point: int(point["viewers"]))
-
-    async def _try(self, who: str, plan: Plan) -> Point:
-        """Measure a point; if it is narrowly missed, measure it again, and let the better one count."""
-        point = await self.point(who, plan)
-        if is_held(point) or point.get("rate", 0.0) < ENOUGH / 2:
-            return point
-        again = await self.point(who, plan)
-        return max(point, again, key=lambda one: float(one.get("rate", 0.0)))
 
     async def grouped(self) -> dict[str, Any]:
         """300 viewers of one grouped view."""
@@ -212,18 +168,12 @@ class Bench:
 
 CASES: dict[str, Callable[[Bench], Awaitable[dict[str, Any]]]] = {
     "sorted": Bench.sorted,
-    "growth": Bench.growth,
     "grouped": Bench.grouped,
     "alone": Bench.alone,
     "distinct": Bench.distinct,
     "fanout": Bench.fanout,
     "memory": Bench.memory,
 }
-
-
-def is_held(point: Point) -> bool:
-    """Say whether viewers got at least nine of ten refreshes."""
-    return "failed" not in point and not point["errors"] and point["rate"] >= ENOUGH
 
 
 def medians(points: Sequence[Point]) -> Point:
@@ -259,7 +209,7 @@ def say(who: str, plan: Plan, found: Point) -> None:
     if plan.does == "refresh":
         words += [f"{found['rate']:.2f}/s each, the slowest {found['slowest']:.2f}"]
         words += [f"{found['per_cpu_second']:.0f} refreshes a CPU second"]
-        names = ("latency_p50", "latency_p99", "age_p50")
+        names = ("latency_p50", "latency_p99")
         words += [f"{name} {found[name]:.1f} ms" for name in names if found[name] is not None]
     else:
         words += [f"{found['deliveries_per_cpu_second']:.0f} notifications a CPU second"]
@@ -268,13 +218,14 @@ def say(who: str, plan: Plan, found: Point) -> None:
     print(head, "; ".join(words), flush=True)
 
 
-async def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the cases, and return what was found."""
-    names = arguments.only.split(",") if arguments.only else list(CASES)
+async def run(
+    names: Sequence[str], rounds: int, seconds: float, is_quick: bool = False, threads: int | None = None
+) -> dict[str, Any]:
+    """Run the cases of these names, and return what was found."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parallax-bench-") as place:
         directory = Path(place)
-        bench = Bench(Fleet(directory), directory, arguments.rounds, arguments.seconds, arguments.threads, arguments.quick)
+        bench = Bench(Fleet(directory), directory, rounds, seconds, threads)
         try:
             await bench.fleet.start()
             await bench.fleet.fill()
@@ -292,7 +243,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
     return {
         "machine": machine,
-        "options": {name: getattr(arguments, name) for name in ("rounds", "seconds", "threads", "quick")},
+        "options": {"rounds": rounds, "seconds": seconds, "threads": threads, "quick": is_quick},
         "when": time.strftime("%Y-%m-%d", time.gmtime()),
         "took_seconds": round(time.monotonic() - started),
         "load_average": os.getloadavg()[0],
@@ -303,7 +254,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["run", "report", "bad", "profile"], default="run")
+    parser.add_argument("what", nargs="?", choices=["run", "bad", "profile"], default="run")
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured; the medians count")
     parser.add_argument("--seconds", type=float, default=4.0, help="the window of one measurement")
     parser.add_argument("--only", default="", help=f"cases, with commas: {', '.join(CASES)}")
@@ -320,11 +271,9 @@ def main() -> int:
         arguments.results = arguments.results.with_suffix(".quick.json")  # not among the figures that count
     raise_limits()
     known: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
-    if arguments.what == "report":
-        report(known)
-        return 0
     if arguments.what == "run":
-        found = asyncio.run(run(arguments))
+        names = arguments.only.split(",") if arguments.only else list(CASES)
+        found = asyncio.run(run(names, arguments.rounds, arguments.seconds, arguments.quick, arguments.threads))
         found["cases"] = known.get("cases", {}) | found["cases"]
         known |= found
     elif arguments.what == "bad":

@@ -14,7 +14,7 @@ SCHEMA = pa.schema(
     }
 )
 TYPES = {"id": "int64", "symbol": "string", "price": "float", "size": "integer", "at": "datetime"}
-SIZES = {"market": 100_000, "small": 10_000, "tiny": 1_000}
+SIZES = {"market": 100_000, "middle": 50_000, "small": 10_000, "tiny": 1_000}
 """Tables and their rows."""
 SYMBOLS = 100
 TICK_ROWS = 100
@@ -25,17 +25,16 @@ def rows(table: str) -> bytes:
     return encode(range(SIZES[table]), 0.0)
 
 
-def tick(table: str, number: int, at: float) -> bytes:
-    """Return one update of 100 rows. Every price is the time `at` in ms: whoever sorts by it sees how old his picture is."""
+def tick(table: str, number: int, at: float, count: int = TICK_ROWS) -> bytes:
+    """Return one update of 100 rows, or so many. Every price is the time `at` in ms: whoever sorts by it sees how old his picture is."""
     size = SIZES[table]
-    return encode([(number * 7919 + step * 9973) % size for step in range(min(TICK_ROWS, size))], at * 1000)
+    return encode([(number * 7919 + step * 9973) % size for step in range(min(count, size))], at * 1000)
 
 
-def ticks(table: str, rate: float, seconds: float, start: float) -> list[tuple[float, bytes]]:
+def ticks(table: str, rate: float, seconds: float, start: float, rows: int = TICK_ROWS) -> list[tuple[float, bytes]]:
     """Return ticks and the instants (as of time.time()) at which they are due."""
-    return [
-        (start + number / rate, tick(table, number, start + number / rate)) for number in range(1, round(rate * seconds) + 1)
-    ]
+    due = [start + number / rate for number in range(1, round(rate * seconds) + 1)]
+    return [(instant, tick(table, number, instant, rows)) for number, instant in enumerate(due, 1)]
 
 
 def encode(ids: range | list[int], price: float) -> bytes:

@@ -1,7 +1,7 @@
 """What the benchmark tells a process of viewers to do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from loadtests.protocol import Body
@@ -38,5 +38,7 @@ class Plan:
     setup_seconds: float = 40.0
     does: Literal["refresh", "listen", "time requests"] = "refresh"
     """Read at each notification, only count them, or ask without any."""
-    has_ages: bool = False
-    """Whether the first price on the screen is the time of the newest tick."""
+    tick_ms: float = 0.0
+    """The time between two ticks, if the first price on the screen is the instant at which the newest one was due; or 0."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """Other processes whose processor time counts, by name."""

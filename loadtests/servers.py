@@ -16,10 +16,11 @@ from tornado.httpclient import AsyncHTTPClient
 
 from loadtests import market
 from loadtests.plan import PATIENCE, Plan
+from loadtests.ticker import Ticks
 from parallax.demo.ports import choose_ports
+from parallax.replication.keys import TableKeys
 from parallax.replication.spec import TableSpec
-from parallax.tasks import Tasks
-from tests.cluster import Cluster
+from tests.cluster import PREFIX, Cluster
 from tests.processes import HOST, LEASH, ROOT, Process, python_module, until
 
 SPECS = [TableSpec.declare(name, {"schema": market.TYPES, "index": "id"}) for name in market.SIZES]
@@ -43,10 +44,14 @@ class Server:
 class Fleet:
     """A real node with all that is behind it: Redis and a coordinator."""
 
-    def __init__(self, directory: Path, specs: list[TableSpec] | None = None) -> None:
+    def __init__(self, directory: Path, specs: list[TableSpec] | None = None, nodes: int = 1) -> None:
         settings = {"FRAME_MS": "50", "LOG_LEVEL": "warning", "MAX_REQUESTS_PER_SECOND": "1000000"}  # `alone` asks in a loop
-        self.cluster = Cluster(directory, specs or SPECS, nodes=1, coordinators=1, settings=settings)
-        self._tasks = Tasks()
+        self.cluster = Cluster(directory, specs or SPECS, nodes=nodes, coordinators=1, settings=settings)
+        self._ticker: asyncio.subprocess.Process | None = None
+        self.lateness: dict[str, Any] = {}
+        """What the publisher said of itself when it ended."""
+        self.entry_bytes = 0
+        """The size of the entries that it publishes."""
 
     async def start(self) -> None:
         """Start it all."""
@@ -54,13 +59,13 @@ class Fleet:
 
     async def fill(self) -> None:
         """Load the tables."""
-        for name in market.SIZES:
+        for name in [spec.name for spec in self.cluster.specs if spec.name in market.SIZES]:
             await self.cluster.publish(name, op="replace", format="arrow", data=market.rows(name))
         await self.cluster.at_rest()
 
     async def close(self) -> None:
         """End it all."""
-        await self._tasks.close()
+        await self.stop_ticks()
         await self.cluster.close()
 
     async def fresh_node(self) -> None:
@@ -72,33 +77,57 @@ class Fleet:
 
     async def stop_ticks(self) -> None:
         """Let no ticks go on."""
-        await self._tasks.close()
+        ticker, self._ticker = self._ticker, None
+        if ticker is not None and ticker.stdin is not None:
+            ticker.stdin.close()
+            self.lateness = await hear(ticker, 5)
+            with suppress(ProcessLookupError):
+                ticker.kill()
+            await ticker.wait()
 
     async def settle(self) -> None:
         """Wait until the node has nothing left to do for those who looked at it."""
         await self.stop_ticks()
 
         async def is_left() -> bool:
-            return (await self.cluster.status("node-1"))["sessions"] == 0
+            return not any([(await self.cluster.status(name))["sessions"] for name in self.node_names])
 
         await until(is_left, 60, "all viewers are gone")
         await self.cluster.at_rest(60)
 
+    async def subscribed(self, table: str, more: int) -> None:
+        """Wait until so many more read a table's feed than nodes and coordinators do."""
+        channel = TableKeys(PREFIX, table).feed
+
+        async def is_there() -> bool:
+            (_, count), *_ = await self.cluster.redis.pubsub_numsub(channel)
+            return bool(count >= more + len(self.cluster.running))
+
+        await until(is_there, 20, f"{more} more subscribers")
+
+    @property
+    def node_names(self) -> list[str]:
+        """The names of the nodes that run."""
+        return [name for name in self.cluster.running if name.startswith("node-")]
+
+    @property
+    def nodes(self) -> list[Server]:
+        """The nodes."""
+        return [Server("ours", self.cluster.ports[name], self.cluster[name].pid, self.tick) for name in self.node_names]
+
     @property
     def node(self) -> Server:
-        """The node."""
-        return Server("ours", self.cluster.ports["node-1"], self.cluster["node-1"].pid, self.tick)
+        """The first node."""
+        return self.nodes[0]
 
-    async def tick(self, table: str, rate: float, seconds: float) -> None:
-        """Publish ticks to ingest, each at its instant."""
-        due = market.ticks(table, rate, seconds, time.time() + 0.2)
-
-        async def publish() -> None:
-            for instant, data in due:
-                await asyncio.sleep(max(0.0, instant - time.time()))
-                await self.cluster.publish(table, format="arrow", data=data)
-
-        self._tasks.start(publish(), name="ticks")
+    async def tick(self, table: str, rate: float, seconds: float, rows: int = market.TICK_ROWS) -> None:
+        """Publish ticks to ingest, each at its instant, from a process of its own; return at the first one."""
+        await self.stop_ticks()
+        ticks = Ticks(self.cluster.server.url, TableKeys(PREFIX, table).ingest, table, rate, seconds, rows)
+        self._ticker = await start_generator("loadtests.ticker", ticks)
+        said = await hear(self._ticker, 60)
+        self.entry_bytes = said["bytes"]
+        await asyncio.sleep(max(0.0, said["start"] - time.time()))
 
 
 @asynccontextmanager
@@ -113,7 +142,8 @@ async def rival(
 
     async def answers() -> bool:
         assert process.pid
-        await asyncio.open_connection(HOST, port)
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.close()
         return True
 
     async def tick(table: str, rate: float, seconds: float) -> None:
@@ -126,20 +156,26 @@ async def rival(
         process.destroy()
 
 
-@asynccontextmanager
-async def viewers(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a process of viewers for a while."""
+async def start_generator(module: str, plan: Any) -> asyncio.subprocess.Process:
+    """Start a process of the load generator, and hand it its plan."""
     process = await asyncio.create_subprocess_exec(
         *LEASH,
-        *(sys.executable, "-m", "loadtests.viewers"),
+        *(sys.executable, "-m", module),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
         limit=1 << 24,
     )
     assert process.stdin is not None
+    process.stdin.write(pickle.dumps(plan).hex().encode() + b"\n")
+    return process
+
+
+@asynccontextmanager
+async def viewers(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a process of viewers for a while."""
+    process = await start_generator("loadtests.viewers", plan)
     try:
-        process.stdin.write(pickle.dumps(plan).hex().encode() + b"\n")
         yield process
     finally:
         with suppress(ProcessLookupError):

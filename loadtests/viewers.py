@@ -21,17 +21,22 @@ from typing import Any
 import uvloop
 
 from loadtests import protocol
-from loadtests.meter import Meter, percentile
+from loadtests.meter import Meter, busy_seconds, percentile
 from loadtests.plan import PATIENCE, Dialogue, Plan
 from loadtests.protocol import BINARY, CLOSE, ERROR, FEATURES, PING, PONG, Body, Broken
+from loadtests.seen import Seen, histogram
 
 FIRST_ID = 0x10000000  # as long as the ids that Perspective's client draws
 SUBSCRIPTION_ID = FIRST_ID + 0x100
 PRICE = b'"price":['
+LONG_AGO_MS = 1e12
+"""A price below it is one that the table began with, and no instant."""
 COARSE = 8
 """Refreshes of each viewer, below which a window is made longer."""
 CONNECTING = 32
 """How many viewers are on their way in at once."""
+LATE_SECONDS = 3.0
+"""How long the updates of a window may take to come; who has not seen one by then waits at least so long."""
 
 
 @dataclass(slots=True)
@@ -43,8 +48,6 @@ class Counts:
     errors: int = 0
     latencies: list[float] = field(default_factory=list)
     """From the first byte of a refresh's requests to its last answer, in ms."""
-    ages: list[float] = field(default_factory=list)
-    """How old the newest tick on the screen was, in ms."""
 
 
 class Wire(asyncio.Protocol):
@@ -125,6 +128,7 @@ class Viewer:
         self._started = 0.0
         self._prefixes: list[bytes] = []
         self._first_refresh: asyncio.Future[None] | None = None
+        self.seen = Seen(plan.tick_ms) if plan.tick_ms else None
 
     @property
     def wire(self) -> Wire:
@@ -230,11 +234,11 @@ class Viewer:
             return
         if not data.startswith(self._prefixes[slot], start):
             self._check(slot, data[start:end])
-        if slot == 5 and self._plan.has_ages:
+        if slot == 5 and self.seen is not None:
             at = data.find(PRICE, start, end)
-            if at >= 0:
-                newest = data[at + len(PRICE) : at + len(PRICE) + 32].split(b",", 1)[0]
-                self.counts.ages.append(time.time() * 1000 - float(newest))
+            newest = float(data[at + len(PRICE) : at + len(PRICE) + 32].split(b",", 1)[0].rstrip(b"]}")) if at >= 0 else 0.0
+            if newest > LONG_AGO_MS:
+                self.seen.answer(newest, time.time() * 1000)
         self._missing -= 1
         if not self._missing:
             self.refreshes += 1
@@ -297,41 +301,61 @@ async def watch(plan: Plan) -> None:
     say({"ready": True})
     await asyncio.to_thread(sys.stdin.readline)
     await asyncio.sleep(plan.warm_seconds)
-    meter, own = Meter(plan.pid), Meter(os.getpid())
-    for name in ("latencies", "ages"):
-        getattr(counts, name).clear()
+    meter, own, beside = Meter(plan.pid), Meter(os.getpid()), {name: Meter(pid) for name, pid in plan.beside.items()}
+    machine = busy_seconds()
+    counts.latencies.clear()
     before = [viewer.refreshes for viewer in viewers]
     began = (counts.refreshes, counts.notifications)
+    seen = [viewer.seen for viewer in viewers if viewer.seen is not None]
+    for one in seen:
+        one.begin(time.time() * 1000)
     started = time.perf_counter()
     seconds = 0.0
     while seconds < plan.seconds or (seconds < PATIENCE * plan.seconds and _is_coarse(plan, counts.refreshes - began[0])):
         await asyncio.sleep(plan.seconds if not seconds else plan.seconds / 4)
         seconds = time.perf_counter() - started
-    server_cpu, own_cpu = meter.cpu_seconds(), own.cpu_seconds()
-    refreshes, notifications = counts.refreshes - began[0], counts.notifications - began[1]
+    figures: dict[str, Any] = {
+        "seconds": seconds,
+        "viewers": plan.viewers,
+        "server_cores": meter.cpu_seconds() / seconds,
+        "loop_cores": meter.main_thread_seconds() / seconds,
+        "client_cores": own.cpu_seconds() / seconds,
+        "machine_cores": (busy_seconds() - machine) / seconds,
+        "beside": {name: one.cpu_seconds() / seconds for name, one in beside.items()},
+        "refreshes": counts.refreshes - began[0],
+        "notifications": counts.notifications - began[1],
+    }
     each = sorted((viewer.refreshes - count) / seconds for viewer, count in zip(viewers, before, strict=True))
-    say(
-        {
-            "viewers": plan.viewers,
-            "rate": refreshes / seconds / plan.viewers,
-            "slowest": each[0],
-            "refreshes": refreshes,
-            "notifications": notifications,
-            "server_cores": server_cpu / seconds,
-            "client_cores": own_cpu / seconds,
-            "per_cpu_second": refreshes / max(server_cpu, 0.01),
-            "deliveries_per_cpu_second": notifications / max(server_cpu, 0.01),
-            "latency_p50": percentile(counts.latencies, 0.5),
-            "latency_p99": percentile(counts.latencies, 0.99),
-            "age_p50": percentile(counts.ages, 0.5),
-            "age_p99": percentile(counts.ages, 0.99),
-            "rss_idle": idle_rss,
-            "rss": meter.rss_bytes(),
-            "errors": counts.errors,
-        }
-    )
+    late = sorted(counts.latencies)
+    cpu_seconds = max(figures["server_cores"] * seconds, 0.01)
+    figures |= {
+        "rate": figures["refreshes"] / seconds / max(plan.viewers, 1),
+        "slowest": each[0] if each else None,
+        "per_cpu_second": figures["refreshes"] / cpu_seconds,
+        "deliveries_per_cpu_second": figures["notifications"] / cpu_seconds,
+        "latency_p50": percentile(late, 0.5),
+        "latency_p99": percentile(late, 0.99),
+        "rss_idle": idle_rss,
+        "rss": meter.rss_bytes(),
+    }
+    if seen:
+        figures["seen"] = await _what_was_seen(seen)
+    say(figures | {"errors": counts.errors})
     for viewer in viewers:
         viewer.close()
+
+
+async def _what_was_seen(seen: list[Seen]) -> str:
+    """Wait for the updates of the window, and return the histogram of all viewers' latencies, encoded."""
+    ended = time.time() * 1000
+    for one in seen:
+        one.end(ended)
+    deadline = time.monotonic() + LATE_SECONDS
+    while any(one.missing(ended) for one in seen) and time.monotonic() < deadline:  # noqa: ASYNC110 - an event would cost at each answer
+        await asyncio.sleep(0.02)
+    now = time.time() * 1000
+    encoded: bytes = histogram(latency for one in seen for latency in one.latencies(now)).encode()
+    return encoded.decode()
 
 
 def _is_coarse(plan: Plan, refreshes: int) -> bool:

@@ -5,7 +5,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 
-from parallax.commands import fleet, publish, quarantine, tables
+from parallax.commands import fleet, publish, quarantine, size, tables
 from parallax.errors import ConfigurationError, ParallaxError
 from parallax.redis_url import place
 from parallax.settings import load_where
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables.add_arguments(add("tables", "list, show, create, alter and drop tables"), _add_common)
     publish.add_publish_arguments(add("publish", "publish a file's rows, or what comes down a pipe", publish.publish))
     publish.add_host_arguments(add("host", "create a table that fits a file, and fill it", publish.host))
+    size.add_arguments(add("size", "say how many nodes a load needs, and what is full first"))
     add("node", "run a node (settings: PARALLAX_* variables)").set_defaults(run=_service)
     add("coordinator", "run a coordinator (settings: PARALLAX_* variables)").set_defaults(run=_service)
     commands.add_parser("demo", help="run a whole fleet on this machine, with real data", add_help=False).set_defaults(

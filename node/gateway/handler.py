@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tornado.iostream import StreamClosedError
-from tornado.websocket import WebSocketHandler
 
 from node.auth import EVERYTHING, Auth, Unauthorized
+from node.gateway.frames import FrameHandler
 from node.gateway.gateway import Gateway
 from node.gateway.link import NotALink
 from node.gateway.outbox import BINARY, LOT_BYTES, Frame
@@ -26,7 +26,7 @@ UNSENT_BYTES = 1 << 17
 """What the kernel holds unsent for one viewer: the less, the newer is what a slow viewer gets."""
 
 
-class ViewerHandler(WebSocketHandler):
+class ViewerHandler(FrameHandler):
     """Hands frames to the session and back."""
 
     def initialize(self, gateway: Gateway, settings: NodeSettings, auth: Auth) -> None:

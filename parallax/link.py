@@ -224,7 +224,13 @@ class Link:
 
     async def ask(self, frame: bytes) -> None:
         """Take a request of the client; it is sent now, or when there is a connection."""
+        self.check_open()
         self.ask_now(frame)
+
+    def check_open(self) -> None:
+        """Raise ConnectError after `close`: nobody would answer any more."""
+        if self.state.name == "closed":
+            raise ConnectError("the connection was closed")
 
     def ask_now(self, frame: bytes) -> None:
         """Do the same, on the event loop."""

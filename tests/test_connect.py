@@ -110,6 +110,8 @@ async def test_a_subscriber_goes_on_and_sees_nothing_go_back(fleet: Cluster) -> 
         assert program.back == []
         assert program.seen[-1] > 1000
     assert program.states[-1].name == "closed"
+    with pytest.raises(perspective.PerspectiveError, match="the connection was closed"):
+        await view.to_columns_string()
 
     async def books_are_clean() -> bool:
         figures = [await measured(fleet, node) for node in ("node-1", "node-2")]
@@ -212,7 +214,10 @@ async def test_a_program_without_asyncio(fleet: Cluster) -> None:
             heard.clear()
             table.update(json.dumps([{"k": 0, "n": 300_001}]), format="json")
             assert heard.wait(10 * PATIENCE)
-            return [*found, json.loads(view.to_columns_string())["n"][0]]
+            found.append(json.loads(view.to_columns_string())["n"][0])
+        with pytest.raises(perspective.PerspectiveError, match="the connection was closed"):
+            view.to_columns_string()
+        return found
 
     running = asyncio.get_running_loop().run_in_executor(None, program)
     await until(lambda: _are(states, "live"), 20, "it is connected")

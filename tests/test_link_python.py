@@ -11,7 +11,7 @@ from parallax.link_state import LinkState
 from parallax.replication.spec import TableSpec
 from tests.page_node import Node
 from tests.processes import PATIENCE
-from tests.relay import Relay, relay_to
+from tests.relay import GREETING, Relay, relay_to
 
 NOTES = TableSpec("notes", (("n", "integer"), ("text", "string")), index="n")
 
@@ -45,7 +45,7 @@ async def test_a_node_that_goes_silent_while_views_are_made_is_left(relay: Relay
     async with asyncio.timeout(30 * PATIENCE), parallax.connect(relay.url, on_state=states.append) as client:
         view = await (await client.open_table("notes")).view()
         before = relay.connections
-        relay.silent_after = b'{"hello"'
+        relay.silent_after = GREETING
         relay.cut()
         assert await view.num_rows() == 1000
         assert relay.connections >= before + 2, "the first one fell silent"

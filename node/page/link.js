@@ -36,6 +36,7 @@ const FIRST_WAIT_MS = 100, LONGEST_WAIT_MS = 10_000, SLOW_WAIT_MS = 2_000, HEALT
 const FIRST_HELLO_MS = 3_000, LONGEST_HELLO_MS = 30_000; // how long a node may take to greet: the first one that we try, and any
 const MEASURE_MS = 10_000; // the round trip is measured so often
 const MOST_LENIENT = 64;
+const CLOSED = "the connection was closed";
 const LEAVING = 1012, SLOW = 4008, EXPIRED = 4401;
 
 export function connect(Client, options) {
@@ -58,6 +59,7 @@ class Link {
   #liveSince = 0;
   #helloMs = FIRST_HELLO_MS;
   #isGreeted = false; // the node answers on this connection
+  #refusals = 0; // in a row: attempts that did not even open
   #heardAt = 0;
   #pingedAt = 0; // when it was asked last
   #probedAt = 0;
@@ -86,11 +88,13 @@ class Link {
     this.#connect();
   }
 
-  /** End the connection for good. */
+  /** End the connection for good; whatever waits for an answer, or asks from now on, fails. */
   close() {
     this.#tell({ name: "closed", reason: "" });
     for (const timer of this.#timers) clearTimeout(timer);
     this.#drop();
+    for (const { request } of this.#waiting.values()) this.#fail(request, CLOSED);
+    this.#waiting.clear();
   }
 
   /** Return when a table last changed under one of the views, by performance.now(), or undefined. */
@@ -117,7 +121,7 @@ class Link {
     const lost = (code, reason) => {
       if (this.#socket !== socket) return;
       this.#drop();
-      if (!wasOpen) this.#askWhy(socket.url);
+      if (!wasOpen && ++this.#refusals > 1) this.#askWhy(socket.url); // once may be chance
       this.#again(reason, code);
     };
     const patience = this.#later(this.#helloMs, () => lost(0, "no node answers"));
@@ -158,6 +162,13 @@ class Link {
     }
   }
 
+  /** Send, and say whether that was possible: a socket may be closing before it says so. */
+  #send(message) {
+    const isPossible = this.#socket?.readyState === WebSocket.OPEN;
+    if (isPossible) this.#socket.send(message);
+    return isPossible;
+  }
+
   #again(reason, code = 0) {
     if (this.state.name === "closed") return;
     if (this.state.name === "live" || this.state.name === "connecting") this.#tell({ name: "reconnecting", reason });
@@ -192,7 +203,7 @@ class Link {
       this.#again("the node does not answer");
     } else if ((isAsked && isForgiven) || (!isAsked && (now - this.#heardAt > this.#probeMs || now - this.#pingedAt > MEASURE_MS))) {
       this.#pingedAt = now;
-      this.#socket.send(`{"ping": ${now}}`);
+      this.#send(`{"ping": ${now}}`);
     }
   }
 
@@ -219,6 +230,7 @@ class Link {
   // What the client asks -------------------------------------------------------------------------------------------------
 
   #ask(frame) {
+    if (this.state.name === "closed") throw new Error(CLOSED);
     const request = decode(frame);
     const { id, entity, number, body } = request;
     const view = this.#views.get(entity);
@@ -257,9 +269,9 @@ class Link {
         this.#watches.delete(fields(body).get(1) ?? 0);
         break;
     }
+    const isSent = this.#isOpen && this.#send(frame);
     const isAnswered = ![ON_UPDATE, ON_REMOVE, TABLE_ON_DELETE, VIEW_ON_DELETE].includes(number);
-    if (isAnswered) this.#waiting.set(id, { frame, request, isSent: this.#isOpen });
-    if (this.#isOpen) this.#socket.send(frame);
+    if (isAnswered) this.#waiting.set(id, { frame, request, isSent });
   }
 
   /** Keep a change of a view's state. A row's number means something else later: what is kept is the path of its group. */
@@ -290,8 +302,8 @@ class Link {
     const id = this.#nextId++;
     if (this.#nextId > 4_000_000_000) this.#nextId = FIRST_OWN_ID;
     return new Promise((resolve, reject) => {
-      this.#own.set(id, { resolve, reject });
-      this.#socket.send(encode({ id, entity, number: kind, body }));
+      if (this.#send(encode({ id, entity, number: kind, body }))) this.#own.set(id, { resolve, reject });
+      else reject(new Error("the connection is lost"));
     });
   }
 
@@ -325,6 +337,7 @@ class Link {
     if (message.hello) {
       greeted();
       this.#isGreeted = true;
+      this.#refusals = 0;
       this.#pingedAt = -MEASURE_MS; // this node's round trip is not known yet
       this.#tell({ stale: [] });
       const { node, version, behind } = message.hello;
@@ -361,15 +374,14 @@ class Link {
     for (const [position, { status, reason }] of results.entries()) {
       if (status === "rejected") this.#bury(made[position][0], reason);
     }
-    for (const frame of this.#watches.values()) socket.send(frame);
+    for (const frame of this.#watches.values()) this.#send(frame);
     this.#isOpen = true;
     for (const [id, one] of this.#waiting) {
       if (one.request.number === VIEW_DELETE) {
         this.#waiting.delete(id); // on this connection, it never was there
         this.#hand(encode({ ...one.request, body: new Uint8Array() }));
       } else if (!this.#watches.has(id)) {
-        socket.send(one.frame);
-        one.isSent = true;
+        one.isSent = this.#send(one.frame);
       }
     }
     this.#liveSince = performance.now();
@@ -389,7 +401,7 @@ class Link {
         if (row >= 0) await this.#askOwn(id, change.number, number(1, row));
       }
     }
-    for (const frame of view.subscriptions.values()) this.#socket.send(frame);
+    for (const frame of view.subscriptions.values()) this.#send(frame);
   }
 
   /** Tell subscribers to look again: everything may have changed. */

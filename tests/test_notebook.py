@@ -4,6 +4,7 @@ import ast
 import asyncio
 import inspect
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -28,6 +29,7 @@ FLIGHTS = TableSpec.declare(
     "flights", {"schema": {"id": "string", "carrier": "string", "dep_delay": "float"}, "index": "id"}
 )
 USUAL = "http://127.0.0.1:8080"
+KERNEL_IS_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 PACKAGES = ("anywidget", "jupyterlab")
 MakeCluster = Callable[..., Awaitable[Cluster]]
 pytestmark = [pytest.mark.cluster]
@@ -132,7 +134,12 @@ async def test_it_runs_in_jupyterlab_and_its_widget_survives_the_node(
         "jupyter",
         [
             *(str(jupyter), "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.ip={HOST}"),
-            *(f"--ServerApp.port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"),
+            *(
+                f"--ServerApp.port={port}",
+                "--IdentityProvider.token=",
+                "--LabApp.expose_app_in_browser=True",
+                f"--ServerApp.root_dir={folder}",
+            ),
         ],
         tmp_path,
         {name: str(tmp_path) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")},
@@ -147,10 +154,11 @@ async def test_it_runs_in_jupyterlab_and_its_widget_survives_the_node(
         async with delays(cluster):
             await cluster.at_rest()
             tab = await browser.open(f"http://{HOST}:{port}/lab/tree/notebook.ipynb?reset")
-            await tab.page.get_by_role("menuitem", name="Run", exact=True).click()
-            await tab.page.get_by_text("Run All Cells", exact=True).click()
+            await expect(tab.page.locator(".jp-NotebookPanel")).to_be_visible()
+            await tab.page.wait_for_function(KERNEL_IS_IDLE)
+            await tab.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
             total = tab.page.locator("regular-table tbody tr").first.locator("td").first
-            await expect(total).to_be_visible()
+            await expect(total).to_have_text(re.compile(r"^[\d,.]+$"))
 
             async def moves_on() -> None:
                 before = float((await total.inner_text()).replace(",", ""))

@@ -70,7 +70,7 @@ class ViewerHandler(WebSocketHandler):
             return
         if is_question:
             self.set_header("Content-Type", "text/plain; charset=utf-8")
-            await self.finish("viewers connect here, by websocket\n")
+            self.finish("viewers connect here, by websocket\n")
             return
         if self.gateway.is_full:
             self.gateway.counts.full_refusals += 1

@@ -70,6 +70,7 @@ class Link {
   #watches = new Map(); // message id -> frame: of deletions, and of the hosted tables
   #waiting = new Map(); // message id -> { frame, request, isSent }: what is not answered, in its order
   #own = new Map(); // message id -> { resolve, reject }: what we ask ourselves
+  #wholes = new Map(); // message id -> what a subscriber of rows is told with the answer: all rows, which we asked for
   #nextId = FIRST_OWN_ID;
   #positions = {}; // table -> the highest that we were told
   #updatedAt = {}; // table -> when we were told of it
@@ -154,6 +155,7 @@ class Link {
     }
     for (const { reject } of this.#own.values()) reject(new Error("the connection was lost"));
     this.#own.clear();
+    this.#wholes.clear();
     for (const [id, { request, isSent }] of this.#waiting) {
       if (isSent && EDITS.has(request.number)) {
         this.#waiting.delete(id);
@@ -299,18 +301,24 @@ class Link {
   }
 
   #askOwn(entity, kind, body) {
-    const id = this.#nextId++;
-    if (this.#nextId > 4_000_000_000) this.#nextId = FIRST_OWN_ID;
+    const id = this.#nextOwnId();
     return new Promise((resolve, reject) => {
       if (this.#send(encode({ id, entity, number: kind, body }))) this.#own.set(id, { resolve, reject });
       else reject(new Error("the connection is lost"));
     });
   }
 
+  #nextOwnId() {
+    if (this.#nextId >= 4_000_000_000) this.#nextId = FIRST_OWN_ID;
+    return this.#nextId++;
+  }
+
   // What the node says ---------------------------------------------------------------------------------------------------
 
   #receive(frame) {
     const response = decode(frame);
+    if (this.#wholes.has(response.id)) return this.#handWhole(response);
+    if ([...this.#wholes.values()].some(({ id }) => id === response.id)) return;
     const own = this.#own.get(response.id);
     if (own) {
       this.#own.delete(response.id);
@@ -374,6 +382,7 @@ class Link {
     for (const [position, { status, reason }] of results.entries()) {
       if (status === "rejected") this.#bury(made[position][0], reason);
     }
+    for (const [id, view] of made) if (this.#views.get(id) === view) this.#subscribe(id, view);
     for (const frame of this.#watches.values()) this.#send(frame);
     this.#isOpen = true;
     for (const [id, one] of this.#waiting) {
@@ -387,7 +396,6 @@ class Link {
     this.#liveSince = performance.now();
     this.#helloMs = FIRST_HELLO_MS;
     this.#tell({ name: "live", node, version, reason: "" });
-    for (const [id, view] of made) this.#nudge(id, view);
   }
 
   async #remake(id, view) {
@@ -401,22 +409,34 @@ class Link {
         if (row >= 0) await this.#askOwn(id, change.number, number(1, row));
       }
     }
-    for (const frame of view.subscriptions.values()) this.#send(frame);
   }
 
-  /** Tell subscribers to look again: everything may have changed. */
-  async #nudge(id, view) {
+  /**
+   * Subscribe as before, and tell subscribers to look again: everything may have changed.
+   * Those of rows get all rows as their next delta; what else comes before it is among them.
+   */
+  #subscribe(id, view) {
     for (const [message, frame] of view.subscriptions) {
+      this.#send(frame);
       const { number: kind, body } = decode(frame);
       if (kind !== ON_UPDATE) continue;
-      try {
-        const isOfRows = fields(body).has(1);
-        const news = isOfRows ? await this.#askOwn(id, TO_ARROW, new Uint8Array()) : new Uint8Array();
-        if (view.subscriptions.has(message)) this.#hand(encode({ id: message, entity: id, number: ON_UPDATE, body: news }));
-      } catch (error) {
-        if (error instanceof Refused) console.error(error);
+      const news = { id: message, entity: id, number: ON_UPDATE, body: new Uint8Array() };
+      if (!fields(body).has(1)) {
+        this.#hand(encode(news));
+        continue;
       }
+      const own = this.#nextOwnId();
+      this.#wholes.set(own, news);
+      this.#send(encode({ id: own, entity: id, number: TO_ARROW, body: new Uint8Array() }));
     }
+  }
+
+  /** Hand over all rows, and from now on those that change. */
+  #handWhole(response) {
+    const news = this.#wholes.get(response.id);
+    this.#wholes.delete(response.id);
+    if (response.number === SERVER_ERROR) console.error(text(fields(response.body).get(1) ?? new Uint8Array()));
+    else this.#hand(encode({ ...news, body: response.body }));
   }
 
   /** Let go of a view that cannot be made any more. */

@@ -9,6 +9,7 @@
  * Options:
  *   url       a string, or an async function that returns one: it is asked before each connection, so that it can bring a fresh token
  *   onstate   called with the `state` of the link whenever it changes
+ *   onrefusal called with a table's name and a text when an edit of it failed: viewers do not say so by themselves
  *   probeMs   after so long without a word from the node it is asked whether it is there, and given half as long to answer (1000);
  *             longer each time that it did not: an answer of many megabytes may hold up everything behind it
  *
@@ -36,6 +37,7 @@ const FIRST_WAIT_MS = 100, LONGEST_WAIT_MS = 10_000, SLOW_WAIT_MS = 2_000, HEALT
 const FIRST_HELLO_MS = 3_000, LONGEST_HELLO_MS = 30_000; // how long a node may take to greet: the first one that we try, and any
 const MEASURE_MS = 10_000; // the round trip is measured so often
 const MOST_LENIENT = 64;
+const UNCONFIRMED = "the connection was lost before this edit was confirmed: it may have been made, or not";
 const CLOSED = "the connection was closed";
 const LEAVING = 1012, SLOW = 4008, EXPIRED = 4401;
 
@@ -52,6 +54,7 @@ class Link {
 
   #url;
   #onstate;
+  #onrefusal;
   #probeMs;
   #socket = null;
   #isOpen = false; // the node greeted us, and all is as before
@@ -75,9 +78,10 @@ class Link {
   #positions = {}; // table -> the highest that we were told
   #updatedAt = {}; // table -> when we were told of it
 
-  constructor(Client, { url, onstate = () => {}, probeMs = 1000 }) {
+  constructor(Client, { url, onstate = () => {}, onrefusal = () => {}, probeMs = 1000 }) {
     this.#url = typeof url === "function" ? url : () => url;
     this.#onstate = onstate;
+    this.#onrefusal = onrefusal;
     this.#probeMs = probeMs;
     this.client = new Client(
       async (frame) => this.#ask(frame.slice()), // a copy: what we are given lies in wasm memory
@@ -159,7 +163,8 @@ class Link {
     for (const [id, { request, isSent }] of this.#waiting) {
       if (isSent && EDITS.has(request.number)) {
         this.#waiting.delete(id);
-        this.#fail(request, "the connection was lost before this edit was confirmed: it may have been made, or not");
+        this.#fail(request, UNCONFIRMED);
+        this.#onrefusal(request.entity, UNCONFIRMED);
       }
     }
   }
@@ -322,13 +327,15 @@ class Link {
     const own = this.#own.get(response.id);
     if (own) {
       this.#own.delete(response.id);
-      if (response.number === SERVER_ERROR) own.reject(new Refused(text(fields(response.body).get(1) ?? new Uint8Array())));
+      if (response.number === SERVER_ERROR) own.reject(new Refused(errorText(response)));
       else own.resolve(response.body);
       return;
     }
     const asked = this.#waiting.get(response.id);
     this.#waiting.delete(response.id);
-    if (asked?.request.number === MAKE_VIEW) {
+    if (EDITS.has(asked?.request.number) && response.number === SERVER_ERROR) {
+      this.#onrefusal(asked.request.entity, errorText(response));
+    } else if (asked?.request.number === MAKE_VIEW) {
       const viewId = text(fields(asked.request.body).get(1));
       if (response.number === SERVER_ERROR) this.#views.delete(viewId);
       else if (this.#views.has(viewId)) this.#views.get(viewId).isMade = true;
@@ -435,7 +442,7 @@ class Link {
   #handWhole(response) {
     const news = this.#wholes.get(response.id);
     this.#wholes.delete(response.id);
-    if (response.number === SERVER_ERROR) console.error(text(fields(response.body).get(1) ?? new Uint8Array()));
+    if (response.number === SERVER_ERROR) console.error(errorText(response));
     else this.#hand(encode({ ...news, body: response.body }));
   }
 
@@ -518,3 +525,4 @@ const key = (field, kind) => size(field * 8 + kind);
 const number = (field, value) => [...key(field, 0), ...size(value)];
 const bytes = (field, value) => join([...key(field, 2), ...size(value.length)], value);
 const text = (value) => new TextDecoder().decode(value);
+const errorText = ({ body }) => text(fields(body).get(1) ?? new Uint8Array());

@@ -45,7 +45,7 @@ report: $(READY) ## measure for 25 minutes what viewers cost, and write docs/ben
 
 clean: ## remove what the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist out *.egg-info
-	rm -rf tests/tutorial/node_modules
+	rm -rf tests/tutorial/node_modules docs/examples/react/node_modules docs/examples/react/main.js
 	find $(SOURCES) tests loadtests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: $(READY) ## resolve the dependencies anew into requirements.lock (for maintainers)

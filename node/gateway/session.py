@@ -290,8 +290,7 @@ class Session:
                 # Hundreds of viewers ask after each poll: for all of them to change threads would cost more than the answers.
                 await view.hosted.table.freed()
                 if not self._at_once(request):
-                    answer = await view.hosted.read(view.shared.answers, number, body, is_cheap=True)
-                    self._pass_on(request, view.hosted, answer)
+                    self._pass_on(request, view.hosted, await view.read(number, body, is_cheap=True))
                 return
             parsed = messages.parse(VIEW_READS[number], body)
             if number == COLUMN_PATHS and parsed.HasField("start_col"):
@@ -300,8 +299,7 @@ class Session:
                     safety.cut_columns(parsed, messages.parse("Dimensions", dimensions.body).num_view_columns)
             async with self._large:
                 await self.outbox.room()
-                answer = await view.hosted.read(view.shared.answers, number, messages.encode(parsed))
-                self._pass_on(request, view.hosted, answer)
+                self._pass_on(request, view.hosted, await view.read(number, messages.encode(parsed)))
         elif number in TABLE_READS:
             await self._read_table(request)
         elif number in edits.EDITS:

@@ -28,7 +28,7 @@ from tests.processes import PATIENCE, until
 
 NUMBERS = TableSpec("numbers", (("k", "string"), ("n", "int64")), index="k")
 FRAME_SECONDS = 0.2
-STILL_SECONDS = 0.5
+STILL_SECONDS = 1.0
 """How long something is held up; longer than a frame and what a busy machine adds to it."""
 SAMPLES = 25
 

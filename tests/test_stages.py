@@ -16,7 +16,7 @@ from parallax.replica.engine import Engine
 from parallax.replica.feed import Inbox
 from parallax.replica.pacing import Pacing
 from parallax.replica.replica import Replica
-from parallax.replica.stages import STAGES, Stages
+from parallax.replica.stages import LONGEST_SECONDS, STAGES, Stages
 from parallax.replication.keys import FleetKeys, TableKeys
 from parallax.replication.position import Position
 from parallax.replication.record import Op, Record
@@ -173,19 +173,36 @@ def test_one_record_at_a_time_is_followed_to_its_end(monkeypatch: pytest.MonkeyP
     stages = Stages(lambda moment: moment - 85.0, lambda stage, seconds: seen.append((stage, seconds)))
     stages.received(record(1), 100.0)
     now = 101.0
-    stages.notified()  # of what was applied before
+    stages.notified(is_heard=True)  # of what was applied before
     stages.applied([record(1)], is_visible=False)
     stages.received(record(2), 101.5)  # comes while the first is on its way
     stages.given_up()
     stages.applied([record(2)], is_visible=False)
     now = 104.0
     assert (seen, stages.is_awaited) == ([], False)
-    stages.notified()
+    stages.notified(is_heard=True)
     assert seen == [("sequenced", 2.0), ("received", 3.0), ("applied", 1.0), ("notified", 3.0)]
     now = 109.0
     stages.fetched()
     stages.fetched()
     assert seen[4:] == [("fetched", 5.0)]
+
+
+def test_only_who_was_told_of_it_fetches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A viewer who comes much later found it there."""
+    now, seen = 100.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stages = Stages(lambda moment: moment, lambda stage, seconds: seen.append(stage))
+    for is_heard, pause in ((False, 1.0), (True, LONGEST_SECONDS + 1), (True, 1.0)):
+        stages.received(record(1), now)
+        stages.applied([record(1)], is_visible=False)
+        stages.notified(is_heard=is_heard)
+        assert stages.is_awaited == is_heard
+        now += pause
+        stages.fetched()
+    assert seen.count("notified") == 3
+    assert seen[-1:] == ["fetched"]
+    assert seen.count("fetched") == 1
 
 
 def test_what_is_not_applied_is_forgotten_and_what_is_visible_at_once_is_notified() -> None:

@@ -302,7 +302,7 @@ class EngineTable:
                     if generation != self.generation:
                         listener.on_generation()
                 if polls and self.stages is not None:
-                    self.stages.notified()
+                    self.stages.notified(is_heard=bool(frames))
             finally:
                 self._lane.release()
                 self._let_go()

@@ -16,6 +16,8 @@ from parallax.replication.position import Position
 from parallax.replication.record import Record
 
 STAGES = ("sequenced", "received", "applied", "notified", "fetched")
+LONGEST_SECONDS = 60.0
+"""Who asks later than that was not told of it, or has stopped looking."""
 
 Observe = Callable[[str, float], None]
 """Takes a stage's name and how long it took (s)."""
@@ -36,7 +38,8 @@ class Stages:
     def __init__(self, redis_time: Callable[[float], float], observe: Observe) -> None:
         self._redis_time, self._observe = redis_time, observe
         self._underway: _Underway | None = None
-        self._notified_at: float | None = None  # of the last one, while nobody has fetched it
+        self._is_heard = False  # whether the last poll had anything to tell to anybody
+        self._notified_at: float | None = None  # of the last one that was heard, while nobody has fetched it
 
     @property
     def is_awaited(self) -> bool:
@@ -59,26 +62,32 @@ class Stages:
         if any(record.position == underway.position for record in records):
             underway.applied_at = time.monotonic()
             if is_visible:
-                self.notified()
+                self._end()
 
     def given_up(self) -> None:
         """What was received and not applied will not be applied as it came."""
         if self._underway is not None and self._underway.applied_at is None:
             self._underway = None
 
-    def notified(self) -> None:
-        """A poll of all that was applied is over, and those who subscribed were told."""
+    def notified(self, *, is_heard: bool) -> None:
+        """A poll of all that was applied is over, and those who subscribed were told, if there are any."""
+        self._is_heard = is_heard
+        self._end()
+
+    def _end(self) -> None:
         underway, now = self._underway, time.monotonic()
         if underway is None or underway.applied_at is None:
             return
-        self._underway, self._notified_at = None, now
+        self._underway, self._notified_at = None, now if self._is_heard else None
         self._observe("sequenced", underway.sequenced_seconds)
         self._observe("received", underway.received_seconds)
         self._observe("applied", underway.applied_at - underway.received_at)
         self._observe("notified", now - underway.applied_at)
 
     def fetched(self) -> None:
-        """An answer that shows it went to a viewer."""
+        """An answer that shows it went to a viewer; after a long time it is one who was not waiting for it."""
         if self._notified_at is not None:
-            self._observe("fetched", time.monotonic() - self._notified_at)
+            seconds = time.monotonic() - self._notified_at
             self._notified_at = None
+            if seconds <= LONGEST_SECONDS:
+                self._observe("fetched", seconds)

@@ -5,7 +5,7 @@
 ARG BASE=python:3.13-slim-trixie
 
 # hadolint ignore=DL3006 -- the tag stands above
-FROM ${BASE} AS builder
+FROM ${BASE} AS dependencies
 WORKDIR /build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m venv /opt/parallax
@@ -18,6 +18,8 @@ RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')
         --constraint pins.txt --requirement wanted.txt \
     && python3 .ci/image-lock report.json > image.lock \
     && /opt/parallax/bin/pip install --quiet --only-binary :all: --require-hashes --requirement image.lock
+
+FROM dependencies AS builder
 COPY parallax parallax
 COPY coordinator coordinator
 COPY node node
@@ -26,6 +28,32 @@ RUN /opt/parallax/bin/pip install --quiet --no-deps --no-build-isolation --no-in
     && find /opt/parallax -type d \( -name test -o -name tests -o -name testdata \) -prune -exec rm -rf {} + \
     && find /opt/parallax -path '*/pyarrow/include' -prune -exec rm -rf {} + \
     && /opt/parallax/bin/python3 -m compileall -q /opt/parallax/lib
+
+# `docker build --target load -t parallax-load .`: what `loadTest` of the chart runs.
+FROM dependencies AS load-builder
+RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['load'][1:], sep='\n')" >> wanted.txt \
+    && /opt/parallax/bin/pip install --quiet --dry-run --ignore-installed --only-binary :all: --report report.json \
+        --constraint pins.txt --requirement wanted.txt \
+    && python3 .ci/image-lock report.json > image.lock \
+    && /opt/parallax/bin/pip install --quiet --only-binary :all: --require-hashes --requirement image.lock
+COPY parallax parallax
+RUN /opt/parallax/bin/pip install --quiet --no-deps --no-build-isolation --no-index . \
+    && /opt/parallax/bin/pip uninstall --quiet --yes setuptools pip \
+    && /opt/parallax/bin/python3 -m compileall -q /opt/parallax/lib
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS load
+LABEL org.opencontainers.image.title="parallax-load" \
+      org.opencontainers.image.description="Load tests of Parallax" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=load-builder /opt/parallax /opt/parallax
+WORKDIR /opt/loadtests
+COPY loadtests loadtests
+ENV PATH=/opt/parallax/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+EXPOSE 5557
+STOPSIGNAL SIGINT
+CMD ["python", "-m", "loadtests.remote", "--help"]
 
 # hadolint ignore=DL3006
 FROM ${BASE}

@@ -5,7 +5,7 @@ SOURCES := parallax coordinator node
 # Most tests wait for processes: three files at a time on two processors take half of the time, if all are patient.
 PYTEST := PARALLAX_TEST_PATIENCE=$${PARALLAX_TEST_PATIENCE:-2} $(PY) -m pytest -q -n 3 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench report chaos chart deep clean lock packages
+.PHONY: help demo test lint types load bench report chaos chart deep clean lock packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ types: $(READY) ## mypy --strict
 chaos: $(READY) ## real processes and random faults (RUNS=20 seeds from SEED=1 on; SENTINEL=1: with a failover in each)
 	@$(PY) -m tests.chaos --seed $(or $(SEED),1) --runs $(or $(RUNS),20) $(if $(SENTINEL),--sentinel)
 
+load: $(READY) ## a short load test against a cluster of its own, which passes or fails (ARGS="--shape rolling --seconds 60")
+	@$(PY) -m loadtests.load $(ARGS)
+
 bench: $(READY) ## the benchmarks of loadtests/
 	$(PY) -m loadtests.bench_viewers
 	$(PY) -m loadtests.bench
@@ -42,7 +45,7 @@ report: $(READY) ## measure for 25 minutes what viewers cost, and write docs/ben
 
 clean: ## remove what the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist out *.egg-info
-	rm -rf tests/tutorial/node_modules
+	rm -rf tests/tutorial/node_modules docs/examples/react/node_modules docs/examples/react/main.js
 	find $(SOURCES) tests loadtests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: $(READY) ## resolve the dependencies anew into requirements.lock (for maintainers)

@@ -3,7 +3,11 @@
 import asyncio
 import json
 import logging
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -18,7 +22,9 @@ from coordinator.log import Log
 from coordinator.sequencer import Sequencer
 from coordinator.settings import CoordinatorSettings
 from coordinator.snapshots import Snapshots
+from coordinator.writing import Writing
 from parallax.errors import BadRequest, ConfigurationError, ParallaxError, SteppedDown
+from parallax.fleet_tables import with_fleet
 from parallax.replica.replicas import Replicas
 from parallax.replication.keys import FleetKeys
 from parallax.replication.spec import TableSpec
@@ -36,17 +42,29 @@ REPLY_SECONDS = 60
 class Leadership:
     """Lead while the lease is held: a sequencer and a snapshot writer for each table."""
 
-    def __init__(self, redis: "Redis", lease: Lease, replicas: Replicas, settings: CoordinatorSettings) -> None:
+    def __init__(
+        self,
+        redis: "Redis",
+        lease: Lease,
+        replicas: Replicas,
+        settings: CoordinatorSettings,
+        redis_time: Callable[[], float] = time.time,
+        observe: Callable[[str, str, float], None] = lambda table, what, seconds: None,
+    ) -> None:
         self.sequencers: dict[str, Sequencer] = {}
         self._channels: dict[str, Channel] = {}
+        self._snapshots: dict[str, Snapshots] = {}
+        self._earlier: dict[str, Counter[str]] = {}  # what was counted for a table before its present sequencer
+        self._redis_time, self._observe = redis_time, observe
         self._redis = redis
         self._lease = lease
         self._replicas = replicas
         self._settings = settings
         self._keys = FleetKeys(settings.prefix)
         self._candidate = Candidate(redis, self._keys, lease.owner, settings.candidate_seconds)
+        self._writing = Writing(redis, self._keys)
         self._catalog = Catalog(redis, self._keys.catalog)
-        self._declared = read_tables_file(settings.tables)
+        self._declared = self._read_declared()
         self._file_problems: list[str] = []
         self._renewing = asyncio.Lock()
         self._over = asyncio.Event()
@@ -91,7 +109,8 @@ class Leadership:
             tasks.start(self._keep_lease(), name="lease")
             tasks.start(self._keep_tables(tasks), name="tables")
             await self._over.wait()
-        self.sequencers.clear()
+        for name in list(self.sequencers):
+            self._lead_no_more(name)
         await self._lease.release()
         log.warning("no longer leading: %s", self._why)
         await asyncio.sleep(self._settings.lease_ttl_seconds)  # let another try
@@ -123,6 +142,7 @@ class Leadership:
                         if replica.spec is not None:
                             self._catalog.adopt(replica.spec)
                     is_loaded = True
+                await self._writing.look()
                 self._read_file()
                 if is_new:
                     known = self._catalog.wishes.keys() | {spec.name for spec in self._declared}
@@ -136,10 +156,14 @@ class Leadership:
                 log.warning("the catalog cannot be kept: %s", error)
                 await asyncio.sleep(CATALOG_SECONDS)
 
+    def _read_declared(self) -> list[TableSpec]:
+        specs = read_tables_file(self._settings.tables)
+        return with_fleet(specs) if self._settings.fleet else specs
+
     def _read_file(self) -> None:
         """Read the tables file again; one that is wrong now is not followed, and said so once."""
         try:
-            self._declared = read_tables_file(self._settings.tables)
+            self._declared = self._read_declared()
             self._file_problems = []
         except ConfigurationError as error:
             if error.problems != self._file_problems:
@@ -157,11 +181,12 @@ class Leadership:
         settings = self._settings
         owner = self._lease.owner
         replica = self._replicas.ensure(spec.name)
-        snapshots = Snapshots(self._redis, replica, settings.snapshot_min_bytes)
+        snapshots = Snapshots(self._redis, replica, self._writing, settings.snapshot_min_bytes)
         table_log = Log(
             self._redis,
             replica.keys,
             owner,
+            self._writing,
             inline_max=settings.inline_max,
             rejected_max=settings.rejected_max,
             rejected_bytes=settings.rejected_bytes,
@@ -169,9 +194,12 @@ class Leadership:
         history = History(table_log, replica, snapshots, self.confirm, self._candidate.defer)
         limits = Limits(**{bound.name: getattr(settings, bound.name) for bound in fields(Limits)})
         sequencer = Sequencer(
-            self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds
+            *(self._redis, table_log, history, replica, snapshots, spec, owner, limits, settings.verify_seconds),
+            redis_time=self._redis_time,
+            observe=partial(self._observe, spec.name),
         )
         self.sequencers[spec.name] = sequencer
+        self._snapshots[spec.name] = snapshots
         channel = self._channels[spec.name] = Channel(self._redis, self._replicas.feed, replica.keys.ingest)
         tasks.start(self._lead_until_dropped(sequencer, snapshots, channel, spec.name), name=f"table {spec.name}")
 
@@ -180,6 +208,10 @@ class Leadership:
             tasks.start(snapshots.run(), name=f"snapshots {name}")
             tasks.start(channel.run(), name=f"channel {name}")
             await sequencer.run()
+        self._lead_no_more(name)
+
+    def _lead_no_more(self, name: str) -> None:
+        self._earlier.setdefault(name, Counter()).update(self._counted(name))
         del self.sequencers[name]
 
     # Requests --------------------------------------------------------------------------------------------------------
@@ -256,6 +288,23 @@ class Leadership:
             if wish.spec is not None and (name not in self.sequencers or not self.sequencers[name].is_leading)
         ]
         return [f"table {name!r}: leading, but its own heartbeat has not come back yet" for name in missing]
+
+    def totals(self) -> dict[str, Counter[str]]:
+        """Return, by table, what this process counted since it was started, in whatever terms it led."""
+        names = self._earlier.keys() | self.sequencers.keys()
+        found = {name: Counter(self._earlier.get(name)) for name in names}
+        for name in self.sequencers:
+            found[name].update(self._counted(name))
+        return found
+
+    def _counted(self, name: str) -> dict[str, int]:
+        sequencer, channel = self.sequencers[name], self._channels[name]
+        return asdict(sequencer.counts) | {
+            "lost": sequencer.lost,
+            "snapshots": self._snapshots[name].taken,
+            "channel_messages": channel.messages,
+            "channel_dropped": channel.dropped,
+        }
 
     def report(self) -> dict[str, Any]:
         """Return what /status says about the tables that are led."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from coordinator.writing import Writing
 from parallax.errors import Forked
 from parallax.replica.chunks import write_chunks
 from parallax.replication.keys import TableKeys
@@ -31,11 +32,20 @@ class Log:
     """Append to one table's log."""
 
     def __init__(
-        self, redis: "Redis", keys: TableKeys, owner: str, *, inline_max: int, rejected_max: int, rejected_bytes: int
+        self,
+        redis: "Redis",
+        keys: TableKeys,
+        owner: str,
+        writing: Writing,
+        *,
+        inline_max: int,
+        rejected_max: int,
+        rejected_bytes: int,
     ) -> None:
         self.keys = keys
         self._redis = redis
         self._owner = owner
+        self._writing = writing
         self._inline_max = inline_max
         self._rejected_caps = (rejected_max, rejected_bytes)
         self.is_verify_asked = False
@@ -79,7 +89,7 @@ class Log:
         arguments: list[Any] = [str(expected), self._publish, f"{self._owner}:{self._beats}", *self._rejected_caps]
         arguments.append(len(records))
         for record in records:
-            arguments += (str(record.position), record.encode())
+            arguments += (str(record.position), record.encode(self._writing.version))
         arguments += (len(carried), *carried, len(refused))
         for entry_id, reason in refused:
             arguments += (entry_id, reason)
@@ -91,7 +101,7 @@ class Log:
             arguments += ("", "")
         else:
             chunks = keys.chunks(manifest.snapshot, manifest.chunks)
-            arguments += (str(manifest.position), manifest.encode(), len(chunks), *chunks)
+            arguments += (str(manifest.position), manifest.encode(self._writing.version), len(chunks), *chunks)
         names = [
             keys.log,
             keys.ingest,

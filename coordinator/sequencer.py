@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
@@ -30,8 +30,15 @@ BEAT_SECONDS = 1.0
 INLINE_BYTES = 1 << 16  # batches below this are validated on the event loop; larger ones in a thread
 RETRY_SECONDS = 0.2
 DEADLY = 2  # so many attempts at one entry alone that came to nothing make it suspect of killing its reader
+MOST_AGE_MS = 24 * 3600 * 1000
 FIELDS_BYTES = 1000  # of an entry's fields besides its data
 SHOWN_REFUSALS = 3  # of one batch, in the program's log; all are in `rejected`
+
+
+def accepted_ms(entry_id: bytes, now_ms: int) -> int:
+    """Return when Redis took an entry, by its own clock; 0 if its id, which a publisher may choose, cannot be that."""
+    added = int(entry_id.partition(b"-")[0])
+    return added if now_ms - MOST_AGE_MS < added <= now_ms + 1000 else 0
 
 
 @dataclass(slots=True)
@@ -41,6 +48,7 @@ class Counts:
     entries: int = 0
     records: int = 0
     rows: int = 0
+    bytes: int = 0  # of records, about
     refused: int = 0
     begins: int = 0
     forks: int = 0
@@ -60,6 +68,8 @@ class Sequencer:
         owner: str,
         limits: Limits,
         verify_seconds: float = 0.0,
+        redis_time: Callable[[], float] = time.time,
+        observe: Callable[[str, float], None] = lambda what, seconds: None,
     ) -> None:
         self._wanted: TableSpec | None = spec  # None: it shall be dropped
         self._spec = spec  # the last wish but for that
@@ -79,6 +89,7 @@ class Sequencer:
         self._owner = owner
         self._limits = limits
         self._verify_seconds = verify_seconds
+        self._redis_time, self._observe = redis_time, observe
         self._keys = replica.keys
         self._take_script = load_script(redis, "coordinator", "take.lua")
 
@@ -224,32 +235,38 @@ class Sequencer:
 
     def _make(self, head: Head, entries: list[tuple[bytes, Sequence[bytes]]]) -> tuple[Batch, list[Record]]:
         batch = make_batch(entries, head.spec, head.window, self._limits, head.fill)
+        encoded = [payload(change) for change in batch.changes]
+        now_ms = int(self._redis_time() * 1000)
         records = [
-            replace(head.follow(change.op, number), payload=payload(change), rows=change.rows)
-            for number, change in enumerate(batch.changes, start=1)
+            replace(head.follow(change.op, number), payload=data, rows=change.rows, time_ms=now_ms)
+            for number, (change, data) in enumerate(zip(batch.changes, encoded, strict=True), start=1)
         ]
         if records:
             records[-1] = replace(records[-1], producers=batch.producers)
+            records[0] = replace(records[0], accepted_ms=accepted_ms(batch.carried[0], now_ms))
         return batch, records
 
     async def _advance(self, head: Head, records: list[Record], batch: Batch | None = None) -> None:
+        started = time.monotonic()
         answer = await self._log.append(
             head.top, records, carried=batch.carried if batch else (), refused=batch.refused if batch else ()
         )
+        self._observe("append", time.monotonic() - started)
         check(self._keys.table, answer, head.term)
         head.top = answer.top
         self.counts.records += len(records)
-        self._snapshots.weigh(sum(len(record.payload) + 200 for record in records))
+        if records and records[0].accepted_ms:
+            self._observe("sequence", max(0, records[0].time_ms - records[0].accepted_ms) / 1000)
+        size = sum(len(record.payload) + 200 for record in records)
+        self.counts.bytes += size
+        self._snapshots.weigh(size)
         if answer.used_percent:
             self._snapshots.relieve(answer.used_percent)
         if answer.is_snapshot_wanted or self._snapshots.is_due():
             self._snapshots.request()
 
     def _say_refused(self, refused: list[tuple[bytes, str]]) -> None:
-        for entry_id, reason in refused[
-            :  # so many attempts at one entry alone that came to nothing make it suspect of killing its reader
-            SHOWN_REFUSALS
-        ]:
+        for entry_id, reason in refused[:SHOWN_REFUSALS]:
             log.warning("table %s: refused entry %s: %s", self._keys.table, text(entry_id), reason)
         if len(refused) > SHOWN_REFUSALS:
             log.warning("table %s: refused %d more entries", self._keys.table, len(refused) - SHOWN_REFUSALS)

@@ -10,7 +10,7 @@ class CoordinatorSettings(CommonSettings):
     """Read from `PARALLAX_*` by `parallax.settings.load`."""
 
     tables: str = setting("", "Path of the tables file (YAML); tables may also come from `parallax tables`")
-    internal_port: int = setting(8091, "Port of /healthz, /readyz and /status", low=1, high=65535)
+    internal_port: int = setting(8091, "Port of /healthz, /readyz, /status and /metrics", low=1, high=65535)
     lease_ttl_seconds: float = setting(3.0, "How long a leader that fell silent keeps the lease (s)", low=0.5, high=600)
     candidate_seconds: float = setting(
         2.0, "How long one who would lead on an empty log waits for a coordinator that knows more (s)", low=0, high=60

@@ -6,6 +6,7 @@ import logging
 import pyarrow as pa
 from redis.asyncio import Redis
 
+from coordinator.writing import Writing
 from parallax.errors import BadRecord
 from parallax.replica.chunks import UNPUBLISHED_SECONDS, write_chunks
 from parallax.replica.digest import digest
@@ -25,10 +26,11 @@ RELIEF_BYTES = 64 << 10
 class Snapshots:
     """Take snapshots of one table from our own replica, when the log outweighs them or somebody needs one."""
 
-    def __init__(self, redis: "Redis", replica: Replica, min_log_bytes: int = MIN_LOG_BYTES) -> None:
+    def __init__(self, redis: "Redis", replica: Replica, writing: Writing, min_log_bytes: int = MIN_LOG_BYTES) -> None:
         self.taken = 0
         self._redis = redis
         self._replica = replica
+        self._writing = writing
         self._keys = replica.keys
         self._min_log_bytes = min_log_bytes
         self._log_bytes = 0  # appended since the last snapshot that we know of
@@ -79,7 +81,7 @@ class Snapshots:
             keys=[self._keys.manifest, self._keys.log, self._keys.blobs, *chunks],
             args=[
                 str(manifest.position),
-                manifest.encode(),
+                manifest.encode(self._writing.version),
                 UNPUBLISHED_SECONDS,
                 self._keys.chunk_prefix,
                 len(old),

@@ -2,16 +2,21 @@
 
     python -m loadtests.bench_page [--rounds 10] [gaps] [loads]
 
-gaps: a cell changes some thirty times a second while the page's node is killed (-9), ended (SIGTERM) or stopped (SIGSTOP). The longest
-time between two changes of the DOM in the 3 s around it, beside the longest in 3 s without.
+gaps: three panels (a grouped grid, a chart, an editable grid); a number changes some thirty times a second while the page's node is
+killed (-9), ended (SIGTERM) or stopped (SIGSTOP). The longest time between two changes of the grouped grid's DOM in the 3 s around it,
+beside the longest in 3 s without.
 loads: visitors who were never here, at a small table, one of 10,000 rows of 50 columns, and one of 1,000,000 rows, a row of which
 changes ten times a second: from the navigation to the first row, and to the first change; requests and bytes; how old the changed
 number was when it came to be shown.
+
+Each puts its figures into docs/benchmarks.md, between marks of its own.
 """
 
 import argparse
 import asyncio
+import datetime
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -22,14 +27,17 @@ from pathlib import Path
 import pyarrow as pa
 from playwright.async_api import expect
 
+from loadtests.bench_report import PAGE
 from parallax.replica.engine import to_ipc
 from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
 from tests.browser import Browser, Tab, running_browser
 from tests.cluster import Cluster
 from tests.test_failover import OBSERVE, SPEC, goes_on, moved_from, node_of, ticking
+from tests.test_failover_panels import GROUPS, KEYS, LAYOUT, VIEWER
 
 WINDOW_SECONDS = 3
+MOST_VISITS = 5
 NUMBERS = {"id": "integer", "n": "integer"}
 SMALL = TableSpec.declare("small", {"schema": NUMBERS, "index": "id"})
 WIDE = TableSpec.declare("wide", {"schema": NUMBERS | {f"c{number}": "float" for number in range(48)}, "index": "id"})
@@ -87,6 +95,10 @@ async def stop(cluster: Cluster, node: str) -> None:
     cluster[node].pause()
 
 
+WAYS = {"kill -9": (kill, 300), "SIGTERM": (end, 300), "SIGSTOP": (stop, 2000)}
+"""What happens to a node, and how much longer than normal (ms) the gap may be: a silent node is found by a probe after 1 s."""
+
+
 async def recover(cluster: Cluster, node: str, how: Callable[[Cluster, str], Awaitable[None]]) -> None:
     """Make the fleet whole again."""
     if how is stop:
@@ -98,19 +110,24 @@ async def recover(cluster: Cluster, node: str, how: Callable[[Cluster, str], Awa
 
 async def gaps(cluster: Cluster, browser: Browser, rounds: int) -> None:
     """Measure the longest gaps."""
-    rows = [{"k": key, "group": f"g{key % 4}", "n": key} for key in range(12)]
+    rows = [{"k": key, "group": f"g{key % GROUPS}", "n": key} for key in range(KEYS)]
     await cluster.publish("t", op="update", format="json", data=json.dumps(rows))
     await cluster.at_rest()
-    print("| what happens to the node | normal gap, ms: median | worst | gap, ms: median | worst | more, median |")
-    print("|---|---|---|---|---|---|")
+    lines = [
+        "| what happens to the node | normal gap, ms: median | worst | gap, ms: median | worst | more, median | goal |",
+        "|---|---|---|---|---|---|---|",
+    ]
     async with ticking(cluster):
         tab = await browser.open(cluster.url("front") + "?table=t")
         await expect(tab.cell("g1").first).to_be_visible()
-        await tab.page.locator("regular-table").evaluate(OBSERVE)
+        await tab.page.evaluate(f"layout => {VIEWER}.restoreWorkspace(layout)", LAYOUT)
+        grid = tab.page.locator("[slot=grouped] regular-table")
+        await expect(grid.locator("th.psp-tree-label").first).to_be_visible()
+        await grid.evaluate(OBSERVE)
         await goes_on(tab)
-        for name, how in {"kill -9": kill, "SIGTERM": end, "SIGSTOP": stop}.items():
+        for name, (how, goal) in WAYS.items():
             normal, found = [], []
-            for _ in range(rounds):
+            for number in range(rounds):
                 normal.append(await gap_of_window(tab))
                 node = await node_of(tab)
                 async with asyncio.TaskGroup() as group:
@@ -121,10 +138,30 @@ async def gaps(cluster: Cluster, browser: Browser, rounds: int) -> None:
                 await moved_from(tab, node)
                 await recover(cluster, node, how)
                 await asyncio.sleep(2)  # the load balancer takes it in again
+                print(f"{name} {number + 1}/{rounds}: {normal[-1]:.0f} ms, {found[-1]:.0f} ms", flush=True)
             more = statistics.median(found) - statistics.median(normal)
-            print(f"| {name} | {said(normal)} | {said(found)} | {more:,.0f} |", flush=True)
-        print(f"went back: {await tab.page.evaluate('seen.back')}; complaints: {tab.complaints}")
+            lines.append(f"| {name} | {said(normal)} | {said(found)} | {more:,.0f} | {goal:,} |")
+        back = await tab.page.evaluate("seen.back")
+        lines += [
+            "",
+            f"The number went back {len(back) or 'at no'} time{'s' * (len(back) > 1)};"
+            f" the console had {len(tab.complaints) or 'no'} line{'s' * (len(tab.complaints) != 1)} of warning or error.",
+        ]
+        print(*back, *tab.complaints, sep="\n")
         await tab.page.close()
+    write("gaps", rounds, lines)
+
+
+def write(name: str, rounds: int, lines: Sequence[str]) -> None:
+    """Put figures into docs/benchmarks.md, between the marks of their name."""
+    begin, end = f"<!-- page {name}: begin -->", f"<!-- page {name}: end -->"
+    now = datetime.datetime.now(datetime.UTC)
+    when = f"Measured {now:%Y-%m-%d} on {os.cpu_count()} cores, {rounds} rounds, load average {os.getloadavg()[0]:.1f}."
+    text = PAGE.read_text()
+    head, _, rest = text.partition(begin)
+    assert end in rest, f"{PAGE} has no mark {begin}"
+    PAGE.write_text("\n".join((head + begin, when, "", *lines, end)) + rest.partition(end)[2])
+    print(when, *lines, sep="\n", flush=True)
 
 
 @asynccontextmanager
@@ -142,7 +179,7 @@ async def counting(cluster: Cluster, spec: TableSpec) -> AsyncIterator[None]:
         yield
 
 
-async def visit(cluster: Cluster, browser: Browser, spec: TableSpec, rounds: int) -> None:
+async def visit(cluster: Cluster, browser: Browser, spec: TableSpec, rounds: int) -> str:
     """Measure cold loads of a table's page."""
     first, live, ages = [], [], []
     sizes: list[int] = []
@@ -156,7 +193,7 @@ async def visit(cluster: Cluster, browser: Browser, spec: TableSpec, rounds: int
         sizes = [int(one.headers.get("content-length", "0")) for one in tab.responses if one.url.startswith("http")]
         await tab.page.context.close()
     rows = f"{SIZES[spec]:,} x {len(spec.columns)}"
-    print(f"| {rows} | {said(first)} | {said(live)} | {said(ages)} | {len(sizes)} | {sum(sizes) / 1e6:.2f} |", flush=True)
+    return f"| {rows} | {said(first)} | {said(live)} | {said(ages)} | {len(sizes)} | {sum(sizes) / 1e6:.2f} |"
 
 
 async def fill(cluster: Cluster, spec: TableSpec, rows: int) -> None:
@@ -169,6 +206,21 @@ async def fill(cluster: Cluster, spec: TableSpec, rows: int) -> None:
     await cluster.at_rest(180)
 
 
+async def loads(cluster: Cluster, browser: Browser, rounds: int) -> None:
+    """Measure cold loads of all sizes."""
+    lines = [
+        "| rows x columns | first row, ms: median | worst | first change, ms: median | worst "
+        "| age of what is shown, ms: median | worst | requests | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for spec, rows in SIZES.items():
+        await fill(cluster, spec, rows)
+        async with counting(cluster, spec):
+            lines.append(await visit(cluster, browser, spec, rounds))
+        print(lines[-1], flush=True)
+    write("loads", rounds, lines)
+
+
 async def main(what: Sequence[str], rounds: int, directory: Path) -> None:
     """Measure everything and print it."""
     specs = [SPEC] * ("gaps" in what) + list(SIZES) * ("loads" in what)
@@ -179,15 +231,7 @@ async def main(what: Sequence[str], rounds: int, directory: Path) -> None:
             if "gaps" in what:
                 await gaps(cluster, browser, rounds)
             if "loads" in what:
-                print(
-                    "| rows x columns | first row, ms: median | worst | first change, ms: median | worst "
-                    "| age of what is shown, ms: median | worst | requests | MB |"
-                )
-                print("|---|---|---|---|---|---|---|---|---|")
-                for spec, rows in SIZES.items():
-                    await fill(cluster, spec, rows)
-                    async with counting(cluster, spec):
-                        await visit(cluster, browser, spec, min(rounds, 5))
+                await loads(cluster, browser, min(rounds, MOST_VISITS))
     finally:
         await cluster.close()
 

@@ -5,7 +5,6 @@ import logging
 import os
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,6 +12,7 @@ from redis.asyncio import Redis
 from node.gateway import Gateway
 from node.settings import NodeSettings
 from parallax.guard import OWNER
+from parallax.memory import resident_bytes
 from parallax.registry import members
 from parallax.replication.keys import FleetKeys
 from parallax.store import STORE_ERRORS, load_script
@@ -36,15 +36,6 @@ def excess(own: int, all_nodes: Sequence[int], ratio: float) -> int:
     if own <= mean * ratio or own - mean < LEAST_EXCESS:
         return 0
     return min(int(own - mean), max(1, int(own * SHED_PART)))
-
-
-def resident_bytes() -> int:
-    """Return how much memory this process has; 0 where /proc does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Balance:

@@ -1,23 +1,26 @@
 """What /metrics of a node says."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
-from tornado.web import RequestHandler
 
 from node.auth import REASONS
 from node.gateway import Gateway
 from node.gateway.requests import NAMES
+from parallax.clock import RedisClock
+from parallax.memory import resident_bytes
+from parallax.metrics import lags, text_of
 from parallax.replica.engine import Engine
 from parallax.replica.replica import Replica
+from parallax.replica.stages import STAGES, Stages
 from parallax.replication.verdict import Verdict
 
 SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+STAGE_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0)
 SHARERS = (1, 2, 5, 10, 50, 100, 500, 1000)
 
 
@@ -29,6 +32,7 @@ class Metrics(Collector):
         self._gateway: Gateway | None = None
         self._engine: Engine | None = None
         self._replicas: Iterable[Replica] = ()
+        self._clock: RedisClock | None = None
         latency = Histogram(
             "parallax_node_request_seconds",
             "From the arrival of a viewer's request until its answer was put into the outbox",
@@ -38,19 +42,33 @@ class Metrics(Collector):
         )
         self._latency = {number: latency.labels(request=name) for number, name in NAMES.items()}
         self._unknown = latency.labels(request="unknown")
+        self._stages = Histogram(
+            "parallax_node_stage_seconds",
+            "How long updates took from one stage of their way to the next, seen with one at a time",
+            ["table", "stage"],
+            buckets=STAGE_SECONDS,
+            registry=self.registry,
+        )
 
-    def watch(self, gateway: Gateway, engine: Engine, replicas: Iterable[Replica] = ()) -> None:
-        """Report on a gateway, its engine and its replicas."""
-        self._gateway, self._engine, self._replicas = gateway, engine, replicas
+    def watch(
+        self, gateway: Gateway, engine: Engine, replicas: Iterable[Replica] = (), clock: RedisClock | None = None
+    ) -> None:
+        """Report on a gateway, its engine and its replicas, and on how well Redis's clock is known."""
+        self._gateway, self._engine, self._replicas, self._clock = gateway, engine, replicas, clock
         self.registry.register(self)
 
     def observe(self, number: int, started: float) -> None:
         """Take note of a request that was answered; `started` is time.monotonic() when it came."""
         self._latency.get(number, self._unknown).observe(time.monotonic() - started)
 
+    def stages(self, table: str, redis_time: Callable[[float], float]) -> Stages:
+        """Return what watches a table's updates on their way, and observes how long they take."""
+        observers = {stage: self._stages.labels(table=table, stage=stage).observe for stage in STAGES}
+        return Stages(redis_time, lambda stage, seconds: observers[stage](seconds))
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
-        return generate_latest(self.registry)
+        return text_of(self.registry)
 
     def collect(self) -> Iterator[Metric]:
         """Read the gateway. Runs on the event loop's thread, whose processor time is the loop's."""
@@ -64,7 +82,12 @@ class Metrics(Collector):
         yield GaugeMetricFamily("parallax_node_cache_bytes", "Bytes of answers that are kept", value=gateway.budget.used)
         yield GaugeMetricFamily("parallax_node_outbox_bytes", "Bytes that wait for the viewers", value=gateway.waiting_bytes)
         yield GaugeMetricFamily("parallax_node_quarantined", "Views that are quarantined", value=gateway.quarantine.views)
+        yield GaugeMetricFamily("parallax_node_memory_bytes", "Memory of the process", value=resident_bytes())
+        error = math.inf if self._clock is None else self._clock.error_seconds
+        text = "By how much Redis's clock may be taken wrong, either way"
+        yield GaugeMetricFamily("parallax_node_clock_error_seconds", text, value=error)
         yield from self._per_table(gateway)
+        yield from lags("parallax_node", self._replicas)
         verdicts = CounterMetricFamily(
             "parallax_node_verdicts",
             "Comparisons of a table's replicas, by how this node's stood",
@@ -126,17 +149,3 @@ class Metrics(Collector):
             sharing.add_metric([hosted.name], [*buckets, ("+Inf", float(len(counts)))], sum_value=float(sum(counts)))
         yield views
         yield sharing
-
-
-class _MetricsHandler(RequestHandler):
-    def initialize(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def get(self) -> None:
-        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
-        self.finish(self._metrics.text())
-
-
-def metrics_routes(metrics: Metrics) -> list[Any]:
-    """Return the route of /metrics."""
-    return [(r"/metrics", _MetricsHandler, {"metrics": metrics})]

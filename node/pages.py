@@ -13,6 +13,7 @@ from typing import Any
 
 from tornado.web import HTTPError, RequestHandler
 
+from node.fleet_page import fleet_address
 from parallax.version import VERSION
 
 _BUNDLE = "widget/static/perspective-anywidget"
@@ -160,10 +161,24 @@ class _Asset(_Handler):
     head = get
 
 
-def page_routes() -> list[Any]:
-    """Return the routes of `/`, `/link.js`, `/perspective.js`, `/perspective.css` and `/assets/<content hash>/<name>`."""
+class _Fleet(_Handler):
+    """Leads to the page, with a layout that shows the fleet's own tables."""
+
+    def get(self) -> None:
+        self.set_header("Cache-Control", "no-cache")
+        self.redirect(fleet_address())
+
+    head = get
+
+
+def page_routes(*, has_fleet: bool = False) -> list[Any]:
+    """Return the routes of `/`, `/link.js`, `/perspective.js`, `/perspective.css` and `/assets/<content hash>/<name>`.
+
+    With `has_fleet` also that of `/fleet`.
+    """
     site = Site()
     return [
+        *([(r"/fleet", _Fleet, {"site": site})] if has_fleet else []),
         (r"/", _Index, {"site": site}),
         (r"/(link\.js|perspective\.js|perspective\.css)", _Stable, {"site": site}),
         (r"/assets/([0-9a-f]{16})/([\w.-]+)", _Asset, {"site": site}),

@@ -13,12 +13,15 @@ from node.balance import Balance
 from node.gateway import Gateway
 from node.gateway.handler import gateway_routes, websocket_settings
 from node.gateway.quarantine import Quarantine
-from node.metrics import Metrics, metrics_routes
+from node.metrics import Metrics
 from node.pages import page_routes
 from node.settings import NodeSettings
 from node.writes import Writes
+from parallax.clock import RedisClock
 from parallax.errors import StartAfresh
+from parallax.fleet_tables import publish_ours
 from parallax.http import Health, health_routes
+from parallax.metrics import metrics_routes
 from parallax.process import first_of, listen, member_name, or_stop
 from parallax.quarantine import Suspect
 from parallax.registry import Announcer
@@ -26,12 +29,14 @@ from parallax.replica.engine import Engine
 from parallax.replica.journal import Journal
 from parallax.replica.replica import Replica
 from parallax.replica.replicas import Replicas
+from parallax.replication import versions
 from parallax.replication.follower import State
 from parallax.replication.keys import FleetKeys
 from parallax.replication.position import Position
 from parallax.store import connect, text, wait_for_redis
 from parallax.tasks import Tasks
 from parallax.version import VERSION
+from parallax.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +59,15 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     name, boot = member_name(settings)
     keys = FleetKeys(settings.prefix)
     is_draining = was_ready = False
+    vitals = Vitals()
 
     auth = Auth(settings)
 
     # 1. Redis, the engine, the gateway.
     redis = connect(settings.redis())
     engine = Engine(frame_seconds=settings.frame_ms / 1000, threads=settings.engine_threads, journal=Journal.inherited())
-    metrics = Metrics()
+    clock, metrics = RedisClock(redis, keys), Metrics()
+    engine.stages = lambda table: metrics.stages(table, clock.at)
     writes = Writes(redis, settings.prefix, f"node {boot}", lambda table: replicas.ensure(table), settings.edit_seconds)
     quarantine = Quarantine(redis, keys, settings.quarantine_seconds)
     gateway = Gateway(settings, metrics.observe, writes.publish, quarantine)
@@ -74,7 +81,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             gateway.add_table(name, replica.table)
 
     replicas = Replicas(redis, settings.prefix, engine, boot, changed)
-    metrics.watch(gateway, engine, replicas)
+    metrics.watch(gateway, engine, replicas, clock)
 
     def is_proven(suspect: Suspect) -> bool:
         replica = replicas.find(suspect.table)
@@ -111,6 +118,7 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             "id": name,
             "boot": boot,
             "version": VERSION,
+            **versions.announcement(),
             "addresses": {
                 "public": f"{settings.bind}:{settings.port}",
                 "internal": f"{settings.bind}:{settings.internal_port}",
@@ -118,7 +126,9 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             "leader": False,
             "ready": not unready(),
             "sessions": gateway.sessions,
+            "views": gateway.views,
             "draining": is_draining,
+            **vitals.describe(),
             "tables": replicas.report(),
         }
 
@@ -127,13 +137,16 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     balance = Balance(redis, keys, boot, gateway, settings, rebuild.set)
     announcer = Announcer(redis, keys, boot, describe)
     internal = listen(
-        Application([*health_routes(Health(unready, describe)), *metrics_routes(metrics)]),
+        Application([*health_routes(Health(unready, describe)), *metrics_routes(metrics.text)]),
         settings.internal_port,
         settings.bind,
         "PARALLAX_INTERNAL_PORT",
     )
     public = listen(
-        PublicApplication([*gateway_routes(gateway, settings, auth), *page_routes()], **websocket_settings(settings)),
+        PublicApplication(
+            [*gateway_routes(gateway, settings, auth), *page_routes(has_fleet=settings.fleet)],
+            **websocket_settings(settings),
+        ),
         settings.port,
         settings.bind,
         "PARALLAX_PORT",
@@ -147,8 +160,11 @@ async def serve(settings: NodeSettings, stop: asyncio.Event) -> None:
         await or_stop(wait_for_redis(redis, settings.redis()), stop)
         async with Tasks() as tasks:
             replicas.start()
+            tasks.start(clock.run(), name="clock of Redis")
             tasks.start(auth.run(), name="keys of tokens")
             tasks.start(announcer.run(), name="registry")
+            if settings.fleet:
+                tasks.start(publish_ours(redis, settings.prefix, describe), name="rows of this process")
             tasks.start(gateway.watch(), name="watch over the viewers")
             tasks.start(quarantine.watch(is_proven), name="quarantine")
             tasks.start(balance.run(lambda: not unready()), name="balance")

@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.set_defaults(run=run)
         return command
 
-    add("status", "show coordinators, tables and every node's position, lag, digest and sessions", fleet.status)
+    fleet.add_status_arguments(
+        add("status", "show coordinators, tables and every node's position, lag, digest and sessions", fleet.status)
+    )
     verify = add("verify", "make every replica compute its digest at one position, and compare them", fleet.verify_all)
     fleet.add_verify_arguments(verify)
     quarantine.add_arguments(

@@ -87,13 +87,17 @@ def connect_sync(
     async def opened() -> Link:
         return Link(_requests(url, token, timeout), deliver, on_state, timeout_seconds=timeout, probe_seconds=probe)
 
+    def send(frame: bytes) -> None:
+        link.check_open()
+        loop.call_soon_threadsafe(link.ask_now, frame)
+
     def in_loop(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="parallax answers") as answers:
         try:
             link = in_loop(opened())
-            client = perspective.Client(lambda frame: loop.call_soon_threadsafe(link.ask_now, frame), lambda: None)
+            client = perspective.Client(send, lambda: None)
             in_loop(link.open())
             try:
                 yield client

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from parallax.errors import ConfigurationError
+from parallax.logs import complain
 from parallax.settings import CommonSettings, load
 
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
@@ -61,11 +62,11 @@ def run(kind: type[CommonSettings], service: Callable[[], int], command: Sequenc
         return code
     ending = signal.Signals(-code)
     if ending in CRASHES:
-        print(f"parallax: the engine ended the process ({ending.name}) while at work on {works}"[:2000], file=sys.stderr)
+        complain(f"the engine ended the process ({ending.name}) while at work on {works}"[:2000])
         try:
             asyncio.run(asyncio.wait_for(_report(settings, works), REPORT_SECONDS))
         except Exception as error:  # noqa: BLE001 - Redis is away, or whatever else: the exit code must be told all the same
-            print(f"parallax: the fleet could not be told: {error!r}", file=sys.stderr)
+            complain(f"the fleet could not be told: {error!r}")
     return 128 - code
 
 

@@ -19,7 +19,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, w
 
 from parallax import wire
 from parallax.errors import ConnectError
-from parallax.link_state import Change, LinkState, View, Waiting, abort, abort_late, first_number, first_text
+from parallax.link_state import Change, LinkState, RefusedToLink, View, Waiting, abort, abort_late, first_number, first_text
 from parallax.replication.position import Position
 from parallax.tasks import Tasks
 from parallax.wire import Envelope, decode
@@ -33,16 +33,12 @@ EDITS = frozenset({27, 28, 31, 32, 33, 38})
 UNANSWERED = frozenset({ON_UPDATE, ON_REMOVE, TABLE_ON_DELETE, VIEW_ON_DELETE})
 
 FIRST_OWN_ID = 3_000_000_000  # the client counts its messages from 1: it will not come here
-MOST_CHANGES = 200
-"""Expansions that are kept for one view; beyond, the oldest are forgotten."""
-MOST_ROWS = 100_000
-"""Among so many a group is looked for."""
+MOST_CHANGES = 200  # expansions that are kept for one view; beyond, the oldest are forgotten
+MOST_ROWS = 100_000  # among so many a group is looked for
 FIRST_WAIT, LONGEST_WAIT, SLOW_WAIT, HEALTHY = 0.1, 10.0, 2.0, 5.0
 FIRST_HELLO, LONGEST_HELLO, MOST_LENIENT = 3.0, 30.0, 32
 LEAVING, SLOW, EXPIRED = 1012, 4008, 4401
-
-Url = Callable[[], Awaitable[HTTPRequest]]
-Deliver = Callable[[bytes], Awaitable[Any]]
+UNCONFIRMED = "the connection was lost before this edit was confirmed: it may have been made, or not"
 
 
 class Link:
@@ -50,8 +46,8 @@ class Link:
 
     def __init__(
         self,
-        url: Url,
-        deliver: Deliver,
+        url: Callable[[], Awaitable[HTTPRequest]],
+        deliver: Callable[[bytes], Awaitable[Any]],
         on_state: Callable[[LinkState], None],
         *,
         timeout_seconds: float,
@@ -73,6 +69,7 @@ class Link:
         self._watches: dict[int, bytes] = {}  # by message id: of deletions, and of the hosted tables
         self._waiting: dict[int, Waiting] = {}
         self._own: dict[int, asyncio.Future[bytes]] = {}
+        self._wholes: dict[int, int] = {}  # all rows, which we ask for: our message id -> that of their subscription
         self._next_id = FIRST_OWN_ID
         self._positions: dict[str, Position] = {}
         self._answers: asyncio.Queue[bytes] = asyncio.Queue()
@@ -188,11 +185,10 @@ class Link:
         for future in self._own.values():
             future.cancel()
         self._own.clear()
+        self._wholes.clear()
         for waiting in list(self._waiting.values()):
             if waiting.is_sent and waiting.request.number in EDITS:
-                self._fail(
-                    waiting.request, "the connection was lost before this edit was confirmed: it may have been made, or not"
-                )
+                self._fail(waiting.request, UNCONFIRMED)
 
     async def _watch(self) -> None:
         """Probe a node that says nothing, and fail what waits too long."""
@@ -224,7 +220,13 @@ class Link:
 
     async def ask(self, frame: bytes) -> None:
         """Take a request of the client; it is sent now, or when there is a connection."""
+        self.check_open()
         self.ask_now(frame)
+
+    def check_open(self) -> None:
+        """Raise ConnectError after `close`: nobody would answer any more."""
+        if self.state.name == "closed":
+            raise ConnectError("the connection was closed")
 
     def ask_now(self, frame: bytes) -> None:
         """Do the same, on the event loop."""
@@ -267,7 +269,7 @@ class Link:
         row = first_number(change.body)
         try:
             (change.path,) = await self._paths(view_id, row, row + 1)
-        except (_Refused, ValueError):
+        except (RefusedToLink, ValueError):
             log.debug("row %d of view %s has no path", row, view_id)
 
     async def _paths(self, view_id: str, first: int, end: int) -> list[Any]:
@@ -292,12 +294,21 @@ class Link:
 
     def _receive(self, frame: bytes) -> None:
         response = decode(frame)
+        if response.msg_id in self._wholes:
+            msg_id = self._wholes.pop(response.msg_id)
+            if response.number == wire.SERVER_ERROR:
+                log.warning("subscribers of rows were not told of all of them: %s", first_text(response.body))
+            else:
+                self._answers.put_nowait(replace(response, msg_id=msg_id, number=ON_UPDATE).encode())
+            return
+        if response.msg_id in self._wholes.values():
+            return
         own = self._own.pop(response.msg_id, None)
         if own is not None:
             if own.done():
                 return
             if response.number == wire.SERVER_ERROR:
-                own.set_exception(_Refused(first_text(response.body)))
+                own.set_exception(RefusedToLink(first_text(response.body)))
             else:
                 own.set_result(response.body)
             return
@@ -333,8 +344,11 @@ class Link:
         if self._socket is not socket:
             return
         for view_id, result in zip(made, results, strict=True):
-            if isinstance(result, _Refused):
+            if isinstance(result, RefusedToLink):
                 self._bury(view_id, result)
+        for view_id, view in made.items():
+            if self._views.get(view_id) is view:
+                self._subscribe(view_id, view)
         for frame in self._watches.values():
             self._send(frame)
         self._is_open = True
@@ -349,8 +363,6 @@ class Link:
         self._tell(state)
         if not self._first.done():
             self._first.set_result(None)
-        for view_id, view in made.items():
-            await self._nudge(view_id, view)
 
     async def _remake(self, view_id: str, view: View) -> None:
         await self._ask_own(view.table, MAKE_VIEW, view.make)
@@ -361,24 +373,23 @@ class Link:
                 paths = await self._paths(view_id, 0, MOST_ROWS)
                 if change.path in paths:
                     await self._ask_own(view_id, change.number, wire.field(1, paths.index(change.path)))
-        for frame in view.subscriptions.values():
+
+    def _subscribe(self, view_id: str, view: View) -> None:
+        """Subscribe as before, and tell subscribers to look again: everything may have changed.
+
+        Those of rows get all rows as their next delta; what else comes before it is among them.
+        """
+        for msg_id, frame in view.subscriptions.items():
             self._send(frame)
-
-    async def _nudge(self, view_id: str, view: View) -> None:
-        """Tell subscribers to look again: everything may have changed. Those of rows get all rows as their next delta."""
-        for msg_id, frame in list(view.subscriptions.items()):
             request = decode(frame)
-            if request.number != ON_UPDATE:
-                continue
-            try:
-                news = await self._ask_own(view_id, TO_ARROW, b"") if 1 in wire.fields(request.body) else b""
-            except _Refused as refused:
-                log.warning("subscribers of rows were not told of all of them: %s", refused)
-                continue
-            if msg_id in view.subscriptions:
-                self._answers.put_nowait(Envelope(msg_id, view_id, ON_UPDATE, news).encode())
+            if request.number == ON_UPDATE and 1 in wire.fields(request.body):
+                self._next_id += 1
+                self._wholes[self._next_id] = msg_id
+                self._send(Envelope(self._next_id, view_id, TO_ARROW, b"").encode())
+            elif request.number == ON_UPDATE:
+                self._answers.put_nowait(Envelope(msg_id, view_id, ON_UPDATE, b"").encode())
 
-    def _bury(self, view_id: str, refused: "_Refused") -> None:
+    def _bury(self, view_id: str, refused: RefusedToLink) -> None:
         """Let go of a view that cannot be made any more."""
         log.warning("view %s is gone: %s", view_id, refused)
         self._views.pop(view_id, None)
@@ -387,7 +398,3 @@ class Link:
             if (watch.number, watch.entity_id) == (VIEW_ON_DELETE, view_id):
                 del self._watches[msg_id]
                 self._answers.put_nowait(Envelope(msg_id, view_id, VIEW_ON_DELETE, b"").encode())
-
-
-class _Refused(Exception):
-    """A node's answer to what the link itself asked."""

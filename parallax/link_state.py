@@ -51,6 +51,10 @@ class Waiting:
     is_sent: bool
 
 
+class RefusedToLink(Exception):
+    """A node's answer to what the link itself asked."""
+
+
 def first_text(body: bytes) -> str:
     """Return the text in a body's first field."""
     value = wire.fields(body).get(1, b"")

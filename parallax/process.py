@@ -2,14 +2,11 @@
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import secrets
 import signal
 import socket
-import sys
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -19,27 +16,14 @@ from tornado.web import Application
 
 from parallax.errors import ConfigurationError, StartAfresh
 from parallax.guard import AFRESH
+from parallax.logs import complain, set_up
 from parallax.memory import give_back
 from parallax.settings import CommonSettings, load
 from parallax.tasks import Tasks
 
+log = logging.getLogger(__name__)
+
 S = TypeVar("S", bound=CommonSettings)
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        values = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            values["exception"] = self.formatException(record.exc_info)
-        return json.dumps(values)
 
 
 def run_service(kind: type[S], serve: Callable[[S, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
@@ -49,7 +33,7 @@ def run_service(kind: type[S], serve: Callable[[S, asyncio.Event], Coroutine[Any
     """
     try:
         settings = load(kind)
-        _log_as(settings)
+        set_up(settings)
         # What was loaded lives for ever, and a service makes thousands of short-lived objects a second: 5 % of a busy node.
         # The last two are small, since Tornado leaves each viewer who went in cycles, 9 KB of them: at most 30 MB are kept.
         gc.freeze()
@@ -58,12 +42,15 @@ def run_service(kind: type[S], serve: Callable[[S, asyncio.Event], Coroutine[Any
             runner.run(_until_told(settings, serve))
     except ConfigurationError as error:
         for problem in error.problems:
-            print(f"parallax: {problem}", file=sys.stderr)
+            complain(problem)
         return 2
     except StartAfresh:
         return AFRESH
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        log.critical("the service ended by an error", exc_info=True)
+        return 1
     return 0
 
 
@@ -93,26 +80,6 @@ async def first_of(*events: asyncio.Event) -> None:
         await asyncio.wait(
             [tasks.start(event.wait(), name="event") for event in events], return_when=asyncio.FIRST_COMPLETED
         )
-
-
-def _log_as(settings: CommonSettings) -> None:
-    if settings.log_level not in ("debug", "info", "warning", "error"):
-        raise ConfigurationError([f"PARALLAX_LOG_LEVEL={settings.log_level!r}: expected debug, info, warning or error"])
-    if settings.log_format not in ("text", "json"):
-        raise ConfigurationError([f"PARALLAX_LOG_FORMAT={settings.log_format!r}: expected text or json"])
-    handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    logging.getLogger("tornado.access").setLevel(logging.CRITICAL)  # probes, and what viewers ask for in vain
-    logging.getLogger("tornado.general").addFilter(_without_what_was_sent)
-
-
-def _without_what_was_sent(record: logging.LogRecord) -> bool:
-    """Tornado repeats the header that it could not read: it may be the one with a token."""
-    if isinstance(record.msg, str) and record.msg.startswith("Malformed HTTP message"):
-        record.msg, record.args = "a client sent what is no HTTP request", ()
-    return True
 
 
 def member_name(settings: CommonSettings) -> tuple[str, str]:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from parallax import tables
 from parallax.errors import PublishError
 from parallax.publisher_data import Batching, NoPayload, Payload, payloads, takes_its_time
-from parallax.publisher_lane import Lane, LaneOptions
-from parallax.publisher_spec import as_arrow, infer_spec
+from parallax.publisher_lane import Counts, Lane, LaneOptions
+from parallax.publisher_spec import as_arrow, index_of, infer_spec
 from parallax.replication.keys import TableKeys
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
@@ -90,6 +90,11 @@ class AsyncPublisher:
         self._numbers = itertools.count(1)
         self._is_closed = False
 
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """What was done so far, by table."""
+        return {table: lane.counts for table, lane in self._lanes.items()}
+
     async def update(self, table: str, data: object, *, seq: int | None = None) -> None:
         """Add rows, or change those whose index is there: a column that is left out keeps its value, a null overwrites it.
 
@@ -109,9 +114,9 @@ class AsyncPublisher:
         """
         spec = await self._spec(table)
         if isinstance(keys, pa.Array | pa.ChunkedArray):
-            keys = pa.table({_index(spec, table): keys})
+            keys = pa.table({index_of(spec, table): keys})
         elif isinstance(keys, list | tuple | set | frozenset) and not any(isinstance(key, dict) for key in keys):
-            keys = {_index(spec, table): list(keys)}
+            keys = {index_of(spec, table): list(keys)}
         await self._publish(table, Op.REMOVE, keys, seq)
 
     async def replace(self, table: str, data: object, *, seq: int | None = None) -> None:
@@ -199,6 +204,7 @@ class AsyncPublisher:
         """Return what was refused since it was asked last."""
         last, answers = await self._refusals(keys=[lane.keys.rejected], args=[self.producer, lane.refusals_from])
         lane.refusals_from = f"({text(last)}" if last else lane.refusals_from
+        lane.counts.refused += len(answers)
         return [Refusal(lane.keys.table, int(seq), text(reason)) for seq, reason in answers]
 
     async def close(self) -> None:
@@ -286,14 +292,6 @@ class AsyncPublisher:
         return self._specs.get(table)
 
 
-def _index(spec: TableSpec | None, table: str) -> str:
-    if spec is None:
-        raise PublishError(f"table {table!r} is not known yet: is a coordinator running?")
-    if spec.index is None:
-        raise PublishError(f"table {table!r} has no index, so rows cannot be removed by key")
-    return spec.index
-
-
 class Publisher:
     """Publishes to Parallax tables, from any thread.
 
@@ -318,6 +316,11 @@ class Publisher:
     def producer(self) -> str:
         """The name under which entries are numbered."""
         return self._publisher.producer
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """What was done so far, by table."""
+        return self._publisher.counts
 
     def update(self, table: str, data: object, *, seq: int | None = None) -> None:
         """Add or change rows."""

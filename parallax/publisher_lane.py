@@ -42,6 +42,17 @@ class LaneOptions:
 
 
 @dataclass(slots=True)
+class Counts:
+    """What a publisher did for one table."""
+
+    accepted: int = 0  # entries that Redis has
+    retried: int = 0  # attempts to send that came to nothing, each followed by another one
+    refused: int = 0  # entries that the coordinator refused, as far as `confirm` asked
+    sends: int = 0  # attempts that Redis answered
+    send_seconds: float = 0.0  # how long these took, all together
+
+
+@dataclass(slots=True)
 class Outgoing:
     """An entry that Redis has not yet confirmed."""
 
@@ -55,6 +66,7 @@ class Lane:
 
     def __init__(self, redis: "Redis", keys: TableKeys, options: LaneOptions, numbers: Iterator[int]) -> None:
         self.keys = keys
+        self.counts = Counts()
         self.last_id: str | None = None  # of the entries that Redis has
         self.refusals_from = "-"  # where in `rejected` this run's refusals begin
         self._redis, self._options, self._numbers = redis, options, numbers
@@ -193,16 +205,21 @@ class Lane:
             for outgoing in window:
                 form, data = outgoing.payload.encode()
                 arguments += (str(outgoing.op), form, data, outgoing.seq)
+            started = time.monotonic()
             try:
                 first, last, backlog = await self._script(keys=[self.keys.ingest], args=arguments)
                 break
             except STORE_ERRORS as error:
+                self.counts.retried += 1
                 if isinstance(error, OutOfMemoryError):  # what we send counts, too, while Redis reads it
                     self._most_bytes = max(SMALL_WINDOW_BYTES, self._most_bytes // 2)
                 self._is_hopeless = is_final(error)
                 self._note(self._explain(error))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self.counts.accepted += len(window)
+        self.counts.sends += 1
+        self.counts.send_seconds += time.monotonic() - started
         if self.last_id is None:  # a minute back: the clock of a Redis that took over may be behind
             self.refusals_from = str(max(0, int(text(first).partition("-")[0]) - 60_000))
         self.last_id, self._backlog = text(last), int(backlog)

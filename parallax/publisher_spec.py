@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
-from parallax.errors import ConfigurationError
+from parallax.errors import ConfigurationError, PublishError
 from parallax.replication.spec import TableSpec
 
 EXACT = {
@@ -75,3 +75,16 @@ def as_arrow(data: object) -> object:
         raise TypeError(f"cannot host {type(data).__name__}: give Arrow, a list of rows, or a dict of columns to lists")
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def index_of(spec: TableSpec | None, table: str) -> str:
+    """Return the index of a table.
+
+    Raises:
+        PublishError: it has none, or nobody declared the table yet.
+    """
+    if spec is None:
+        raise PublishError(f"table {table!r} is not known yet: is a coordinator running?")
+    if spec.index is None:
+        raise PublishError(f"table {table!r} has no index, so rows cannot be removed by key")
+    return spec.index

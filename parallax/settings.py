@@ -46,6 +46,9 @@ class CommonSettings:
     quarantine_seconds: float = setting(
         3600.0, "How long it is remembered that a view, or a table's rows, ended a process (s)", low=1
     )
+    fleet: bool = setting(
+        False, "Publish how this process fares as rows of the tables parallax_nodes and parallax_tables, shown at /fleet"
+    )
 
     def redis(self, url: str | None = None) -> str:
         """Return a Redis URL, ours unless another is given, with what the other settings say of Redis and it does not."""

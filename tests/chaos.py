@@ -132,8 +132,8 @@ class Chaos:
         await self._check_pivots()
 
     def _check_rows(self, load: Load, spec: TableSpec, node: str, found: list[tuple[Any, ...]]) -> None:
-        """See that a table holds what was accepted; but for the last of what a primary had accepted that died."""
-        died_at = self.faults.primary_died_at
+        """See that a table holds what was accepted; but for the last of what a Redis had accepted that died."""
+        died_at = self.faults.died_at
         for lost in [range(0)] if died_at is None else load.losses(spec, died_at):
             if load.expected(spec, lost).rows() == found:
                 assert self.lost.setdefault(spec.name, len(lost)) == len(lost), f"{spec.name} on {node}: another loss"
@@ -141,9 +141,9 @@ class Chaos:
         raise AssertionError(f"{spec.name} on {node}: {difference(load.expected(spec).rows(), found)}")
 
     def _check_numbers(self, node: str, producer: str, count: int, found: list[Any]) -> None:
-        """See that a producer's numbers are there, each once and in order; but for those that a primary took with it."""
+        """See that a producer's numbers are there, each once and in order; but for those that Redis took with it."""
         missing = sorted(set(range(1, count + 1)) - set(found))
-        may_be_lost = self.faults.primary_died_at is not None and len(missing) < MOST_LOST
+        may_be_lost = self.faults.died_at is not None and len(missing) < MOST_LOST
         if may_be_lost and missing:
             assert missing == list(range(missing[0], missing[-1] + 1)), (
                 f"{node}: a hole in {producer}'s lost numbers: {missing}"
@@ -153,10 +153,10 @@ class Chaos:
         assert found == expected, f"{node}: {producer}'s {count} numbers: {_odd(found, count)}"
 
     def _has_gone_back(self) -> bool:
-        """Say whether the logs lost their ends with a primary that died."""
+        """Say whether the logs lost their ends with a Redis that died."""
         said = (self.cluster[name].log.read_text(errors="replace") for name in self.cluster.processes if "coord" in name)
         is_so = any("its log ends at" in text for text in said) or any(self.lost.values())
-        assert self.plan.has_sentinel or not is_so, "the log lost its end, though Redis lost nothing"
+        assert self.plan.may_lose or not is_so, "the log lost its end, though Redis lost nothing"
         return is_so
 
     def _check_logs(self) -> None:
@@ -175,7 +175,7 @@ class Chaos:
             for accepted in writer.accepted:
                 count = found.count((writer.table, writer.producer, accepted.seq))
                 if accepted.operation is GARBAGE:
-                    least, most = 0 if self.plan.has_sentinel else 1, writer.attempts[accepted.seq]
+                    least, most = 0 if self.plan.may_lose else 1, writer.attempts[accepted.seq]
                     assert least <= count <= most, (
                         f"garbage {writer.producer} {accepted.seq}: refused {count} of {most} times"
                     )
@@ -206,11 +206,7 @@ class Chaos:
             f"{len(self.plan.faults)} faults, settled in {self._settled_in:.1f} s, {entries} entries, {sum(witness.records for witness in self.witnesses)} records, "
             f"{garbled} messages garbled, {sum(viewer.reads for viewer in self.viewers)} reads, "
             f"{sum(viewer.moves for viewer in self.viewers)} moves, {lasted} old watchers"
-            + (
-                f", lost with the primary: {lost}"
-                if (lost := {what: count for what, count in self.lost.items() if count})
-                else ""
-            )
+            + (f", lost with Redis: {lost}" if (lost := {what: count for what, count in self.lost.items() if count}) else "")
         )
 
     def story(self) -> str:

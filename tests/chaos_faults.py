@@ -12,6 +12,7 @@ from pathlib import Path
 from parallax.replication.keys import FleetKeys, TableKeys
 from parallax.replication.snapshot import Manifest
 from parallax.store import STORE_ERRORS
+from tests.append_only import forget_newest, newest_file
 from tests.chaos_load import TABLES
 from tests.chaos_plan import Fault, Plan
 from tests.chaos_proxy import ANSWERS, Garble, Proxy
@@ -19,6 +20,8 @@ from tests.cluster import PREFIX, Cluster
 from tests.processes import HOST
 
 PUBLISHERS = "publishers"
+TAIL_SECONDS = 0.7
+"""Less than chaos_load.LOSS_SECONDS allows for."""
 START_SECONDS = 8.0  # on a busy machine
 
 
@@ -71,7 +74,8 @@ class Faults:
         self.disturbed: set[str] = set()
         """Members that were killed, stopped or frozen at some time."""
         self.has_added = False
-        self.primary_died_at: float | None = None
+        self.died_at: float | None = None
+        """When the Redis died that took its newest writes with it."""
         self._cluster, self._plan = cluster, plan
         self._rng = random.Random(f"faults {plan.seed}")
         self._started_at: dict[str, float] = {}
@@ -99,6 +103,7 @@ class Faults:
             "kill primary": self._part_of_redis,
             "kill replica": self._part_of_redis,
             "kill sentinel": self._part_of_redis,
+            "lose the tail": self._lose_tail,
             "add": self._add,
         }
         if fault.kind in deeds:
@@ -209,6 +214,25 @@ class Faults:
         self._note("Redis is back")
         self._busy.discard("redis")
 
+    async def _lose_tail(self, fault: Fault) -> None:
+        """Kill Redis, and start it without what it wrote in the last moments: some, or all, of TAIL_SECONDS."""
+        server = self._cluster.server
+        self._busy.add("redis")
+        before = newest_file(self._cluster.directory)
+        size = before.stat().st_size
+        await asyncio.sleep(self._rng.uniform(0.05, TAIL_SECONDS))
+        self.died_at = time.monotonic()
+        await server.kill()
+        log = newest_file(self._cluster.directory)
+        written = log.stat().st_size - size if log == before else 0
+        forgotten = forget_newest(log, int(written * self._rng.choice((0.3, 1.0)))) if written > 0 else 0
+        self._note(f"{fault}: {forgotten} of {written} bytes")
+        await asyncio.sleep(fault.seconds)
+        server.start()
+        await server.ready()
+        self._note("Redis is back")
+        self._busy.discard("redis")
+
     async def _part_of_redis(self, fault: Fault) -> None:
         name = {"kill primary": "redis-1", "kill replica": "redis-2", "kill sentinel": "sentinel-1"}[fault.kind]
         process = self._cluster.server.processes[name]
@@ -216,7 +240,7 @@ class Faults:
             return
         self._busy.add(name)
         if fault.kind == "kill primary":
-            self.primary_died_at = time.monotonic()
+            self.died_at = time.monotonic()
         self._note(str(fault))
         await process.kill()
         await asyncio.sleep(fault.seconds)

@@ -164,7 +164,7 @@ class Load:
         return counted | {"c": self.published}
 
     def losses(self, spec: TableSpec, died_at: float) -> Iterator[range]:
-        """Give which entries a primary that died then may have taken with it: the last that it had accepted, none of them first."""
+        """Give which entries a Redis that died then may have taken with it: the last that it had accepted, none of them first."""
         (writer,) = (writer for writer in self.writers if writer.table == spec.name)
         end = sum(accepted.at < died_at + LOSS_SECONDS[1] for accepted in writer.accepted)
         for begin in range(end, -1, -1):

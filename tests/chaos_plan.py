@@ -48,6 +48,23 @@ AGAINST_DATA: Mapping[str, tuple[float, tuple[str, ...]]] = {
     "add": (2, ("node",)),
 }
 
+WITHOUT_ITS_TAIL: Mapping[str, tuple[float, tuple[str, ...]]] = {
+    # Besides Redis's death with its newest writes, which is in each of these plans. Publishers hear at once what was accepted, so that
+    # the times tell what may be lost.
+    "kill": (5, (*MEMBERS, "coordinators")),
+    "pause": (4, MEMBERS),
+    "stop": (1, MEMBERS),
+    "flush scripts": (1, ("redis",)),
+    "steal the lease": (2, ("redis",)),
+    "trim to the snapshot": (2, ("redis",)),
+    "cut": (2, MEMBERS),
+    "lose answers": (3, MEMBERS),
+    "partition": (3, MEMBERS),
+    "freeze": (3, MEMBERS),
+    "garble": (3, MEMBERS),
+    "add": (1, ("node",)),
+}
+
 BEHIND_SENTINEL: Mapping[str, tuple[float, tuple[str, ...]]] = {
     # Besides the primary's death, which is in each of these plans; there are no networks between, since Sentinel tells where Redis is.
     "kill": (5, (*MEMBERS, "coordinators")),
@@ -91,8 +108,15 @@ class Plan:
     has_front: bool
     is_against_data: bool
     has_sentinel: bool
+    loses_tail: bool
+    """Whether Redis dies once and comes back without its newest writes."""
     settings: Mapping[str, str]
     faults: tuple[Fault, ...]
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether writes that were accepted may be gone."""
+        return self.has_sentinel or self.loses_tail
 
     def __str__(self) -> str:
         lines = [
@@ -106,10 +130,15 @@ class Plan:
 def plan(seed: int, *, has_sentinel: bool = False) -> Plan:
     """Return the run of a seed; always the same."""
     rng = random.Random(f"chaos {seed}")
-    is_against_data = rng.random() < 0.25 and not has_sentinel
-    kinds = BEHIND_SENTINEL if has_sentinel else AGAINST_DATA if is_against_data else AGAINST_MEMBERS
+    sort = rng.random()
+    is_against_data = sort < 0.25 and not has_sentinel
+    loses_tail = sort > 0.85 and not has_sentinel
+    kinds = AGAINST_DATA if is_against_data else WITHOUT_ITS_TAIL if loses_tail else AGAINST_MEMBERS
     faults = []
+    if loses_tail:
+        faults.append(Fault(round(rng.uniform(1, 4), 2), "lose the tail", "redis", rng.choice((0.1, 1.0, 3.0))))
     if has_sentinel:
+        kinds = BEHIND_SENTINEL
         # Back long before or long after it is replaced: between, it takes for a moment what is lost with it, and no time tells what.
         faults.append(Fault(round(rng.uniform(1, 4), 2), "kill primary", "redis", rng.choice((0.2, 12.0, 12.0))))
     for _ in range(rng.randint(LEAST_FAULTS, MOST_FAULTS)):
@@ -124,6 +153,7 @@ def plan(seed: int, *, has_sentinel: bool = False) -> Plan:
         has_front=rng.random() < 0.5,
         is_against_data=is_against_data,
         has_sentinel=has_sentinel,
+        loses_tail=loses_tail,
         settings={
             "SNAPSHOT_MIN_BYTES": str(rng.choice((2_000, 20_000, 200_000, 32 << 20))),
             "INLINE_MAX": str(rng.choice((1_024, 1 << 20, 1 << 20))),  # few bytes: many payloads stand beside the log

@@ -67,6 +67,13 @@ RULES: dict[str, dict[str, Any]] = {
         },
     },
     "prefix": {"type": "string", "minLength": 1, "maxLength": 100, "pattern": "^[A-Za-z0-9_.:-]+$"},
+    "loadTest.workers": {"type": "integer", "minimum": 0, "maximum": 1000},
+    "loadTest.shape": {"enum": ["steady", "ladder", "spike", "soak"]},
+    "loadTest.peak": {"type": "integer", "minimum": 1, "maximum": 1000000},
+    "loadTest.rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 10000},
+    "loadTest.seconds": {"type": "integer", "minimum": 1, "maximum": 86400},
+    "loadTest.extraArgs": {"type": "array", "items": {"type": "string", "pattern": "^--[a-z][a-z-]*=.+$"}},
+    "loadTest.tokenSecret.name": NAME,
     "demo.speed": {"type": "number", "exclusiveMinimum": 0, "maximum": 10000},
     "*.resources": {
         "type": "object",
@@ -320,7 +327,7 @@ checkov has nothing to say of it but this, which is on purpose:
 | no limit of processor time (CKV_K8S_11) | a throttled node is late for all its viewers at once |
 | secrets as environment variables (CKV_K8S_35) | the programs read them there; no process of another user shares the container |
 | tags instead of digests, pulled if absent (CKV_K8S_43, CKV_K8S_15) | `image.digest`, `valkey.image.digest` and `pullPolicy` are yours to set |
-| no probes of the demo and of the test's pod (CKV_K8S_8, CKV_K8S_9) | neither serves anybody |
+| no probes of the demo, of the load test and of the test's pod (CKV_K8S_8, CKV_K8S_9) | none serves anybody |
 | no HEALTHCHECK in the image, a base without digest (CKV_DOCKER_2, CKV_DOCKER_7) | two services share it, and Kubernetes asks them itself; `--build-arg BASE=...@sha256:...` pins the base |
 
 ## Values

@@ -1,6 +1,7 @@
 """A node or coordinator whose tables can be spoiled behind their replicas' backs: `python -m tests.corruptible node|coordinator`.
 
-At SIGUSR1 the first row of each of its tables gets another value in column `x`, which the replica knows nothing of.
+At SIGUSR1 the first row of each of its tables gets another value in column `x`, which the replica knows nothing of: one that no
+other process gives it; at SIGUSR2 one that all do.
 """
 
 import asyncio
@@ -30,10 +31,10 @@ class WatchedEngine(Engine):
         return table
 
 
-async def spoil() -> None:
+async def spoil(x: int) -> None:
     for table in TABLES:
         rows = await table.export()
-        row = rows.slice(0, 1).to_pylist()[0] | {"x": os.getpid()}
+        row = rows.slice(0, 1).to_pylist()[0] | {"x": x}
         await table.apply([(Op.UPDATE, to_ipc(pa.Table.from_pylist([row], schema=rows.schema)))])
         await table.flush()
     print("spoiled", flush=True)
@@ -46,7 +47,9 @@ def main() -> int:
 
     async def serve(values: Any, stop: asyncio.Event) -> None:
         async with Tasks() as tasks:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: tasks.start(spoil(), name="spoiling"))
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGUSR1, lambda: tasks.start(spoil(os.getpid()), name="spoiling"))
+            loop.add_signal_handler(signal.SIGUSR2, lambda: tasks.start(spoil(-1), name="spoiling"))
             await server.serve(values, stop)
 
     return run_service(getattr(settings, f"{sys.argv[1].capitalize()}Settings"), serve)

@@ -14,7 +14,18 @@ METADATA = {
 SELECTOR = {
     "type": "object",
     "required": ["matchLabels"],
-    "properties": {"matchLabels": TEXTS},
+    "properties": {
+        "matchLabels": TEXTS,
+        "matchExpressions": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["key", "operator"],
+                "properties": {"key": TEXT, "operator": TEXT, "values": {"type": "array", "items": TEXT}},
+                "additionalProperties": False,
+            },
+        },
+    },
     "additionalProperties": False,
 }
 DURATION = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d|w|y))+$"}

@@ -37,7 +37,7 @@ class Table:
         self.spec: TableSpec | None = None
         self.held: tuple[int, ...] = ()
         self.generation = 0
-        self.is_visible = True
+        self.is_visible, self.stages = True, None
         self.work = _Work()
         self._rng = rng
 

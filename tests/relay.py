@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from tests.processes import HOST
 
 CHUNK_BYTES = 16_384
+GREETING = b'{"hello"'
 
 
 class Relay:
@@ -20,6 +21,8 @@ class Relay:
         self.silent_after = b""
         """Once the server has sent this, it is not heard on that connection any more, which stays open. Holds for one connection."""
         self.connections = 0
+        self.greetings = 0
+        """How many links were greeted by a node."""
         self.port = 0
 
     @property
@@ -54,6 +57,7 @@ class Relay:
                 continue
             sink.write(data)
             await sink.drain()
+            self.greetings += is_answer * data.count(GREETING)
             if is_answer and self.silent_after and self.silent_after in data:
                 self.silent_after = b""
                 self._silent.add(sink)

@@ -6,10 +6,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import pytest
 
+from tests.append_only import forget_newest, newest_file
 from tests.cluster import Cluster
 from tests.operations import Operations
 from tests.oracle import Value
@@ -143,32 +143,6 @@ async def test_accident_after_accident(make_cluster: MakeCluster, seed: int) -> 
         assert_each_once(await numbers_on(cluster, name), range(numbers), name)
 
 
-def forget_newest(log: Path, least_bytes: int) -> int:
-    """Cut at least so many bytes off an append-only file, if it has them, and return how many.
-
-    It is cut between commands and outside transactions, as it must be to be a prefix of history: Redis 7.0 keeps half of a
-    torn transaction in the file, and makes of it a hole in the middle at the restart after the next.
-    """
-    data = log.read_bytes()
-    at, last_whole, is_in_transaction = 0, 0, False
-    while at < len(data) - least_bytes:
-        if not is_in_transaction:
-            last_whole = at
-        if data[at : at + 1] == b"#":  # a time stamp
-            at = data.index(b"\n", at) + 1
-            continue
-        end = data.index(b"\r\n", at)
-        parts, at = int(data[at + 1 : end]), end + 2
-        for number in range(parts):
-            end = data.index(b"\r\n", at)
-            length, at = int(data[at + 1 : end]), end + 2
-            if number == 0 and parts == 1:
-                is_in_transaction = {b"MULTI": True, b"EXEC": False}.get(data[at : at + length].upper(), is_in_transaction)
-            at += length + 2
-    os.truncate(log, last_whole)
-    return len(data) - last_whole
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_redis_that_forgot_its_newest_writes(make_cluster: MakeCluster, seed: int) -> None:
     """As after a failover that lost the tail: what was in the log comes again from ingest or is gone with it; never twice."""
@@ -191,8 +165,7 @@ async def test_a_redis_that_forgot_its_newest_writes(make_cluster: MakeCluster, 
             await cluster.at_rest(60)
         await publish(rng.choice((20, 200, 600)))
         await cluster.server.kill()
-        files = (cluster.directory / "redis-data" / "appendonlydir").glob("*.incr.aof")
-        newest = max(files, key=lambda path: path.stat().st_mtime)
+        newest = newest_file(cluster.directory)
         size = newest.stat().st_size
         cut = forget_newest(newest, rng.choice((1, 100, 1_000, 10_000, 50_000, 200_000)))
         victim = rng.choice(("coordinator-1", "coordinator-2", "node-1", None, None, None))

@@ -16,6 +16,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from loadtests.schedule import NOTES_SPEC, SPEC
 from node.settings import NodeSettings
 from parallax.replication.spec import ARROW_TYPES
 from parallax.settings import CommonSettings
@@ -29,6 +30,7 @@ from tests.random_values import random_values
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
 VERSIONS = ["1.30", "1.33", "1.37"]
 ROOT = CHART.parent
+METRIC = re.compile(r"parallax_(?:node|coordinator)_\w+")
 
 
 def check(objects: list[dict[str, Any]], versions: list[str]) -> None:
@@ -86,6 +88,7 @@ def test_what_is_written_in_several_places_agrees() -> None:
     for path, text in contents().items():
         assert path.read_text() == text, path.name
     assert (CHART / "files" / "demo-tables.yaml").read_text() == (ROOT / "parallax" / "demo" / "tables.yaml").read_text()
+    assert parse_tables((CHART / "files" / "load-tables.yaml").read_bytes(), "load-tables.yaml") == [SPEC, NOTES_SPEC]
     assert set(COLUMN_TYPES.split()) == set(ARROW_TYPES)
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == VERSION
 
@@ -210,22 +213,45 @@ def test_the_checksums_change_what_they_should() -> None:
 
 def test_alerts_and_dashboard_use_metrics_that_there_are() -> None:
     documented = dict(
-        re.findall(r"^\| `(parallax_node_\w+)` \| (\w+) \|", (ROOT / "docs" / "operations.md").read_text(), re.M)
+        re.findall(
+            r"^\| `(parallax_(?:node|coordinator)_\w+)` \| (\w+) \|", (ROOT / "docs" / "operations.md").read_text(), re.M
+        )
     )
     endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
     exposed = {name + ending for name, kind in documented.items() for ending in endings[kind]}
     objects = render(helms()["4"], (CHART / "ci" / "production-values.yaml").read_text())
     board = json.loads(only(objects, "ConfigMap", "-dashboard")["data"]["parallax.json"])
-    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    used_there = {name for query in queries for name in re.findall(r"parallax_node_\w+", query)}
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    used_there = {name for query in queries for name in METRIC.findall(query)}
     rules = only(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    used = used_there | {name for rule in rules for name in re.findall(r"parallax_node_\w+", rule["expr"])}
+    used = used_there | {name for rule in rules for name in METRIC.findall(rule["expr"])}
     assert used <= exposed
     assert {re.sub("_(total|bucket|sum|count)$", "", name) for name in used_there} == set(documented)
     assert all(
         "{{ $labels" not in rule["annotations"]["summary"] or "by (table)" in rule["expr"] or "pod" in rule["expr"]
         for rule in rules
     )
+
+
+@pytest.mark.parametrize(("kind", "workload_kind"), [("serviceMonitor", "Service"), ("podMonitor", "Deployment")])
+def test_nodes_and_coordinators_are_scraped_each_once(kind: str, workload_kind: str) -> None:
+    objects = render(helms()["4"], f"metrics: {{{kind}: {{enabled: true}}}}")
+    monitor = only(objects, kind[0].upper() + kind[1:])["spec"]
+    (endpoint,) = monitor.get("endpoints") or monitor["podMetricsEndpoints"]
+    (wanted,) = monitor["selector"]["matchExpressions"]
+    found = []
+    for made in objects:
+        if made["kind"] != workload_kind:
+            continue
+        metadata = made["metadata"] if workload_kind == "Service" else made["spec"]["template"]["metadata"]
+        labels = metadata["labels"]
+        if monitor["selector"]["matchLabels"].items() <= labels.items() and labels[wanted["key"]] in wanted["values"]:
+            spec = made["spec"]
+            ports = spec["ports"] if workload_kind == "Service" else spec["template"]["spec"]["containers"][0]["ports"]
+            found += [port.get("port", port.get("containerPort")) for port in ports if port["name"] == endpoint["port"]]
+            selector = spec["selector"] if workload_kind == "Service" else spec["selector"]["matchLabels"]
+            found.append(selector["app.kubernetes.io/component"])
+    assert sorted(map(str, found)) == ["8081", "8091", "coordinator", "node"]
 
 
 @pytest.mark.parametrize("values", ["demo: {enabled: true}", *(path.read_text() for path in CI)])

@@ -11,24 +11,36 @@ from parallax.replication.spec import TableSpec
 from tests.browser import Browser
 from tests.page_node import TRADED, TRADES, Node
 from tests.processes import PATIENCE, until
-from tests.relay import Relay, relay_to
+from tests.relay import GREETING, Relay, relay_to
 
 pytestmark = pytest.mark.browser
+LEAVING = 1012
 NOTES = TableSpec("notes", (("n", "integer"), ("text", "string")), index="n")
-ASKS = """async () => {
+CONNECTS = """
     const bundle = await import(document.getElementById("bundle").href);
     await bundle.ready;
     const { connect } = await import(document.getElementById("link").href);
     const Client = customElements.get("perspective-viewer").__wasm_module__.Client;
-    window.states = [];
     const url = location.origin.replace("http", "ws") + "/websocket";
-    const link = connect(Client, { url, onstate: ({ name }) => { if (name !== states.at(-1)) states.push(name); } });
+    const link = connect(Client, { url });
+"""
+ASKS = f"""async () => {{
+    {CONNECTS}
     const table = await link.client.open_table("notes");
     const view = await table.view();
     const size = (await view.to_arrow()).byteLength;
     link.close();
     return size;
-}"""
+}}"""
+ASKS_TOO_LATE = f"""async () => {{
+    {CONNECTS}
+    const table = await link.client.open_table("trades");
+    const view = await table.view();
+    const outcome = (asked) => asked.then(() => "answered", (error) => error.message ?? String(error));
+    const pending = outcome(view.to_columns());
+    link.close();
+    return await Promise.all([pending, outcome(view.to_columns()), outcome(link.client.open_table("trades"))]);
+}}"""
 
 
 @pytest.fixture
@@ -61,7 +73,7 @@ async def test_a_node_that_goes_silent_while_views_are_made_is_left(node: Node, 
     tab = await browser.open(relay.url)
     await expect(tab.cell("a")).to_be_visible()
     before = len(tab.sockets)
-    relay.silent_after = b'{"hello"'
+    relay.silent_after = GREETING
     relay.cut()
 
     async def has_tried_twice() -> bool:
@@ -71,3 +83,29 @@ async def test_a_node_that_goes_silent_while_views_are_made_is_left(node: Node, 
     await node.update(TRADES, [{"id": "a", "price": 8.75}])
     await expect(tab.row("a")).to_contain_text("8.75")
     await expect(tab.page.locator("#connection")).to_have_text("live")
+
+
+async def test_nothing_is_said_to_a_socket_that_is_closing(node: Node, relay: Relay, browser: Browser) -> None:
+    await node.host(TRADES, TRADED)
+    tab = await browser.open(relay.url)
+    await expect(tab.cell("a")).to_be_visible()
+    relay.silent_after = LEAVING.to_bytes(2, "big")  # the node's last word: that the connection ends comes much later
+    await node.hand_over()
+
+    async def is_last_word() -> bool:
+        return not relay.silent_after
+
+    await until(is_last_word, 10, "the node has said that it leaves")
+    await tab.restore(sort=[["id", "desc"]])
+    await expect(tab.page.locator("#connection")).to_have_text("live")
+    assert [row[0] for row in await tab.rows()] == ["c", "b", "a"]
+    assert tab.complaints == []
+
+
+async def test_what_is_asked_of_a_closed_link_fails(node: Node, browser: Browser) -> None:
+    await node.host(TRADES, TRADED)
+    tab = await browser.open(node.url + "?table=none")
+    await expect(tab.page.locator("#empty")).to_be_visible()
+    async with asyncio.timeout(20 * PATIENCE):
+        outcomes = await tab.page.evaluate(ASKS_TOO_LATE)
+    assert ["the connection was closed" in outcome for outcome in outcomes] == [True] * 3, outcomes

@@ -26,6 +26,13 @@ tables: {prices: {schema: {symbol: string, price: float}, index: symbol}}
 node: {preStopSeconds: 2, settings: {drain_seconds: 2}}
 demo: {enabled: true}
 """
+LOAD_VALUES = """
+node: {replicas: 1}
+coordinator: {replicas: 1}
+loadTest:
+  {enabled: true, workers: 0, peak: 5, seconds: 5, extraArgs: ["--limit=end_to_end_p99=5000", "--limit=publisher_late_p99=2000"]}
+demo: {enabled: true}
+"""
 VIEWERS = 6
 
 
@@ -81,12 +88,13 @@ def test_the_harness_knows_nothing_of_what_it_runs() -> None:
     assert {word for word in known if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", source)} == set()
 
 
-def test_the_ports_of_the_policies_are_those_of_the_containers() -> None:
-    objects = render(helms()["4"], VALUES)
-    workloads = [made for made in objects if made["kind"] in ("Deployment", "StatefulSet")]
+@pytest.mark.parametrize(("values", "count"), [(VALUES, 5), (LOAD_VALUES, 6), ("loadTest: {enabled: true, workers: 2}", 6)])
+def test_the_ports_of_the_policies_are_those_of_the_containers(values: str, count: int) -> None:
+    objects = render(helms()["4"], values)
+    workloads = [made for made in objects if made["kind"] in ("Deployment", "StatefulSet", "Job")]
     policies = [made["spec"] for made in objects if made["kind"] == "NetworkPolicy"]
     pods = [made["spec"]["template"] for made in workloads] + [made for made in objects if made["kind"] == "Pod"]
-    assert len(pods) == len(policies) == 5
+    assert len(pods) == len(policies) == count
     for made in pods:
         labels = made["metadata"]["labels"]
         (policy,) = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels.items()]
@@ -178,3 +186,23 @@ async def test_a_release_runs_is_tested_and_rolls_under_its_viewers(cluster: Pod
 
     assert {pod.name: pod.failures for pod in [*cluster.gone, *cluster.pods] if pod.failures} == {}
     assert cluster.services["parallax", 80].refused == 0
+
+
+@pytest.mark.cluster
+@pytest.mark.deep
+@pytest.mark.timeout(400)
+async def test_the_load_test_runs_in_the_cluster(tmp_path: Path, programs: dict[str, Path]) -> None:
+    cluster = PodCluster(tmp_path, render(helms()["4"], LOAD_VALUES), programs)
+    try:
+        await cluster.start()
+        (job,) = cluster.of_kind("Job")
+        template = job["spec"]["template"]
+        code, said = await cluster.run(
+            {"metadata": job["metadata"] | template["metadata"], "spec": template["spec"]},
+            job["spec"]["activeDeadlineSeconds"],
+        )
+        assert code == 0, said
+        assert "PASSED" in said
+    finally:
+        await cluster.close()
+        print(cluster.logs())

@@ -132,6 +132,11 @@ async def test_lost_answers_double_nothing_and_lose_nothing(server: RedisServer)
             await publisher.update("t", {"id": "a", "n": number})
             if number % 4 == 0:
                 await publisher.flush()
+        await publisher.flush()
+        counts = publisher.counts["t"]
+    assert (counts.accepted, counts.retried, counts.refused) == (40, 4, 0)
+    assert 0 < counts.sends <= 40
+    assert counts.send_seconds > 0
     found = await ingest(server)
     assert len(found) > 40, "some were sent twice"
     assert as_taken(found) == list(range(1, 41))
@@ -319,6 +324,7 @@ async def test_what_is_published_is_in_the_tables(make_cluster: MakeCluster) -> 
         (entry,) = await publisher.confirm()
         assert (entry.table, "row 0, column 'n': \"text\" is not a whole number" in entry.reason) == ("t", True)
         assert await publisher.confirm() == [], "told once"
+        assert (publisher.counts["t"].accepted, publisher.counts["t"].refused) == (7, 1)
         with pytest.raises(PublishError, match="there is no table 'nope'; there are events, t"):
             await publisher.update("nope", {"id": "a"})
         with pytest.raises(PublishError, match="'events' has no index"):

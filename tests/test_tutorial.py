@@ -1,9 +1,6 @@
 """Perspective's own Tornado tutorial, with the client of the npm registry, against a fleet behind its load balancer."""
 
-import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from tornado.web import Application, RequestHandler, StaticFileHandler
 from parallax.replication.spec import TableSpec
 from tests.browser import Browser
 from tests.cluster import Cluster
+from tests.npm import installed
 from tests.processes import HOST
 
 TUTORIAL = Path(__file__).parent / "tutorial"
-PACKAGES = TUTORIAL / "node_modules"
 ITS_SERVER = "ws://localhost:8080/websocket"
 SPEC = TableSpec("data_source_one", (("name", "string"), ("client", "string"), ("price", "float")), index="name")
 ROWS = [
@@ -34,17 +31,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.cluster, pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def packages() -> Path:
     """The npm packages of the lock file, installed once for each lock file."""
-    lock = hashlib.sha256((TUTORIAL / "package-lock.json").read_bytes()).hexdigest()
-    marker = PACKAGES / ".lock"
-    if not marker.exists() or marker.read_text() != lock:
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.fail("the tutorial needs npm: `make packages` installs it on Debian", pytrace=False)
-        done = subprocess.run([npm, "ci", "--ignore-scripts"], cwd=TUTORIAL, capture_output=True, text=True, timeout=400)
-        if done.returncode:
-            pytest.fail(f"npm ci: {done.stderr}", pytrace=False)
-        marker.write_text(lock)
-    return PACKAGES
+    return installed(TUTORIAL)
 
 
 class Page:

@@ -58,9 +58,9 @@ async def command(cluster: Cluster, *argv: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def spoil(cluster: Cluster, *names: str) -> None:
+async def spoil(cluster: Cluster, *names: str, how: int = signal.SIGUSR1) -> None:
     for name in names:
-        os.kill(cluster[name].pid, signal.SIGUSR1)
+        os.kill(cluster[name].pid, how)
 
     async def are_spoiled() -> bool:
         return all("\nspoiled\n" in cluster[name].log.read_text() for name in names)

@@ -13,11 +13,15 @@
 {{- end }}
 {{- end }}
 
+{{/* The labels of everything in this release; they never change. */}}
+{{- define "parallax.release" -}}
+app.kubernetes.io/name: {{ include "parallax.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
 {{/* (list $ "node"): the labels that select a component's pods; they never change. */}}
 {{- define "parallax.selector" -}}
-{{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "parallax.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
+{{ include "parallax.release" (index . 0) }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -201,6 +205,7 @@ livenessProbe:
 {{- if and $v.metrics.serviceMonitor.enabled $v.metrics.podMonitor.enabled }}{{ fail "metrics.serviceMonitor and metrics.podMonitor are both enabled: every node would be counted twice" }}{{ end -}}
 {{- if and $v.demo.enabled (not $v.valkey.enabled) }}{{ fail "demo.enabled needs valkey.enabled: the demo fills a Redis of its own" }}{{ end -}}
 {{- if $v.demo.enabled }}{{- range $name := list "flights" "events" }}{{- if hasKey $v.tables $name }}{{ fail (printf "demo.enabled brings a table %s of its own: rename tables.%s" $name $name) }}{{ end }}{{ end }}{{ end -}}
+{{- if $v.loadTest.enabled }}{{- range $name := list "load" "notes" }}{{- if hasKey $v.tables $name }}{{ fail (printf "loadTest.enabled brings a table %s of its own: rename tables.%s" $name $name) }}{{ end }}{{ end }}{{ end -}}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) }}{{ fail "httpRoute.enabled needs httpRoute.parentRefs: the Gateway to attach to" }}{{ end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) }}{{ fail "ingress.enabled needs ingress.hosts" }}{{ end -}}
 {{- $algorithms := $v.auth.algorithms -}}
@@ -227,4 +232,13 @@ labels:
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* What viewers of the load test show, where tokens are needed. */}}
+{{- define "parallax.loadToken" -}}
+{{- with .Values.loadTest.tokenSecret }}{{- if .name }}
+- name: TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ .name | quote }}, key: {{ .key | quote }}}
+{{- end }}{{ end }}
 {{- end }}

@@ -9,6 +9,8 @@ class Answer(NamedTuple):
 
     number: int
     body: bytes
+    version: int = -1
+    """Of the table, when it was computed."""
 
 
 Question = tuple[int, bytes]

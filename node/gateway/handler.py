@@ -50,7 +50,15 @@ class ViewerHandler(FrameHandler):
         return bool(place) and place == self.request.headers.get("Host", "").lower()
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse those without a good token, and new viewers when there are too many."""
+        """Refuse those without a good token, and new viewers when there are too many.
+
+        A browser does not tell a page why a websocket was refused: `link.js` then asks by plain HTTP, and may read the answer.
+        """
+        is_question = self.request.headers.get("Upgrade", "").lower() != "websocket"
+        origin = self.request.headers.get("Origin", "")
+        if is_question and origin and self.check_origin(origin):
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Vary", "Origin")
         try:
             self._access = await self._auth.admit(self.request)
         except Unauthorized as refused:
@@ -59,6 +67,10 @@ class ViewerHandler(FrameHandler):
             self.set_header("WWW-Authenticate", "Bearer")
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             await self.finish(f"{refused}\n")
+            return
+        if is_question:
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.finish("viewers connect here, by websocket\n")
             return
         if self.gateway.is_full:
             self.gateway.counts.full_refusals += 1

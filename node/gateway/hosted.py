@@ -147,14 +147,14 @@ class Hosted:
     def _keep(
         self, answers: Answers, question: tuple[int, bytes], msg_id: int, frames: Sequence[bytes], version: int
     ) -> Answer:
-        answer = self._take(msg_id, frames)
+        answer = self._take(msg_id, frames)._replace(version=version)
         if answer.number != SERVER_ERROR:
             if len(answer.body) > self.settings.max_answer_bytes:
                 raise Refused(
                     f"the answer has {len(answer.body)} bytes, more than PARALLAX_MAX_ANSWER_BYTES; ask for fewer rows or columns"
                 )
             if answer.number == VIEW_CONFIG:
-                answer = Answer(VIEW_CONFIG, safety.as_asked(answer.body, answers.config))
+                answer = answer._replace(body=safety.as_asked(answer.body, answers.config))
             answers.keep(question, answer, version)
         return answer
 

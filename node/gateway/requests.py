@@ -28,6 +28,7 @@ VIEW_READS = {
     26: "ToText",
     36: "ToText",
 }
+DATA = frozenset({16, 24, 25, 26, 36})  # those of them whose answer shows rows
 SUBSCRIBE = {ON_UPDATE: "OnUpdate", ON_REMOVE: "Empty"}  # to a view
 UNSUBSCRIBE = {22: ON_UPDATE, 40: ON_REMOVE}
 ON_DELETE = {29: 30, 34: 35}  # of a table, of a view; and what ends it

@@ -19,6 +19,7 @@ from node.gateway.quarantine import OVERDUE, Overdue
 from node.gateway.requests import (
     CHANGE_STATE,
     COLUMN_PATHS,
+    DATA,
     DESCRIBE,
     DIMENSIONS,
     ENDS_ON_DELETE,
@@ -289,8 +290,7 @@ class Session:
                 # Hundreds of viewers ask after each poll: for all of them to change threads would cost more than the answers.
                 await view.hosted.table.freed()
                 if not self._at_once(request):
-                    answer = await view.hosted.read(view.shared.answers, number, body, is_cheap=True)
-                    self._pass_on(request, view.hosted, answer)
+                    self._pass_on(request, view.hosted, await view.read(number, body, is_cheap=True))
                 return
             parsed = messages.parse(VIEW_READS[number], body)
             if number == COLUMN_PATHS and parsed.HasField("start_col"):
@@ -299,8 +299,7 @@ class Session:
                     safety.cut_columns(parsed, messages.parse("Dimensions", dimensions.body).num_view_columns)
             async with self._large:
                 await self.outbox.room()
-                answer = await view.hosted.read(view.shared.answers, number, messages.encode(parsed))
-                self._pass_on(request, view.hosted, answer)
+                self._pass_on(request, view.hosted, await view.read(number, messages.encode(parsed)))
         elif number in TABLE_READS:
             await self._read_table(request)
         elif number in edits.EDITS:
@@ -391,6 +390,8 @@ class Session:
     def _pass_on(self, request: Envelope, hosted: Hosted, answer: Answer) -> None:
         self.link.tell_position(hosted)
         self.outbox.put(Frame(head(request.msg_id, request.entity_id, answer.number, len(answer.body)), answer.body))
+        if answer.number in DATA and hosted.table.stages is not None and hosted.table.stages.is_awaited:
+            hosted.table.stages.fetched()
 
     def _send(self, envelope: Envelope) -> None:
         front = head(envelope.msg_id, envelope.entity_id, envelope.number, len(envelope.body))

@@ -33,6 +33,20 @@ class View:
     subscriptions: dict[int, Subscription] = field(default_factory=dict)  # by the client's msg_id
     is_over: bool = False  # it was let go for good, perhaps while something waited
 
+    async def read(self, number: int, body: bytes, *, is_cheap: bool = False) -> Answer:
+        """Return an answer about it.
+
+        Who hears of its rows gets none that is older than those that he was sent: he would take them back.
+
+        Raises:
+            StaleGeneration: as `Hosted.read`.
+        """
+        while True:
+            answer = await self.hosted.read(self.shared.answers, number, body, is_cheap=is_cheap)
+            hears_rows = any(subscription.kind != PLAIN for subscription in self.subscriptions.values())
+            if answer.version == self.hosted.table.version or not hears_rows:
+                return answer
+
     def stop_listening(self, subscription: Subscription) -> None:
         """Let a subscription hear no more."""
         for shared in (self.shared, *self.others.values()):

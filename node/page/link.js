@@ -9,6 +9,7 @@
  * Options:
  *   url       a string, or an async function that returns one: it is asked before each connection, so that it can bring a fresh token
  *   onstate   called with the `state` of the link whenever it changes
+ *   onrefusal called with a table's name and a text when an edit of it failed: viewers do not say so by themselves
  *   probeMs   after so long without a word from the node it is asked whether it is there, and given half as long to answer (1000);
  *             longer each time that it did not: an answer of many megabytes may hold up everything behind it
  *
@@ -36,6 +37,8 @@ const FIRST_WAIT_MS = 100, LONGEST_WAIT_MS = 10_000, SLOW_WAIT_MS = 2_000, HEALT
 const FIRST_HELLO_MS = 3_000, LONGEST_HELLO_MS = 30_000; // how long a node may take to greet: the first one that we try, and any
 const MEASURE_MS = 10_000; // the round trip is measured so often
 const MOST_LENIENT = 64;
+const UNCONFIRMED = "the connection was lost before this edit was confirmed: it may have been made, or not";
+const CLOSED = "the connection was closed";
 const LEAVING = 1012, SLOW = 4008, EXPIRED = 4401;
 
 export function connect(Client, options) {
@@ -51,6 +54,7 @@ class Link {
 
   #url;
   #onstate;
+  #onrefusal;
   #probeMs;
   #socket = null;
   #isOpen = false; // the node greeted us, and all is as before
@@ -58,6 +62,7 @@ class Link {
   #liveSince = 0;
   #helloMs = FIRST_HELLO_MS;
   #isGreeted = false; // the node answers on this connection
+  #refusals = 0; // in a row: attempts that did not even open
   #heardAt = 0;
   #pingedAt = 0; // when it was asked last
   #probedAt = 0;
@@ -68,13 +73,15 @@ class Link {
   #watches = new Map(); // message id -> frame: of deletions, and of the hosted tables
   #waiting = new Map(); // message id -> { frame, request, isSent }: what is not answered, in its order
   #own = new Map(); // message id -> { resolve, reject }: what we ask ourselves
+  #wholes = new Map(); // message id -> what a subscriber of rows is told with the answer: all rows, which we asked for
   #nextId = FIRST_OWN_ID;
   #positions = {}; // table -> the highest that we were told
   #updatedAt = {}; // table -> when we were told of it
 
-  constructor(Client, { url, onstate = () => {}, probeMs = 1000 }) {
+  constructor(Client, { url, onstate = () => {}, onrefusal = () => {}, probeMs = 1000 }) {
     this.#url = typeof url === "function" ? url : () => url;
     this.#onstate = onstate;
+    this.#onrefusal = onrefusal;
     this.#probeMs = probeMs;
     this.client = new Client(
       async (frame) => this.#ask(frame.slice()), // a copy: what we are given lies in wasm memory
@@ -86,11 +93,13 @@ class Link {
     this.#connect();
   }
 
-  /** End the connection for good. */
+  /** End the connection for good; whatever waits for an answer, or asks from now on, fails. */
   close() {
     this.#tell({ name: "closed", reason: "" });
     for (const timer of this.#timers) clearTimeout(timer);
     this.#drop();
+    for (const { request } of this.#waiting.values()) this.#fail(request, CLOSED);
+    this.#waiting.clear();
   }
 
   /** Return when a table last changed under one of the views, by performance.now(), or undefined. */
@@ -117,7 +126,7 @@ class Link {
     const lost = (code, reason) => {
       if (this.#socket !== socket) return;
       this.#drop();
-      if (!wasOpen) this.#askWhy(socket.url);
+      if (!wasOpen && ++this.#refusals > 1) this.#askWhy(socket.url); // once may be chance
       this.#again(reason, code);
     };
     const patience = this.#later(this.#helloMs, () => lost(0, "no node answers"));
@@ -150,12 +159,21 @@ class Link {
     }
     for (const { reject } of this.#own.values()) reject(new Error("the connection was lost"));
     this.#own.clear();
+    this.#wholes.clear();
     for (const [id, { request, isSent }] of this.#waiting) {
       if (isSent && EDITS.has(request.number)) {
         this.#waiting.delete(id);
-        this.#fail(request, "the connection was lost before this edit was confirmed: it may have been made, or not");
+        this.#fail(request, UNCONFIRMED);
+        this.#onrefusal(request.entity, UNCONFIRMED);
       }
     }
+  }
+
+  /** Send, and say whether that was possible: a socket may be closing before it says so. */
+  #send(message) {
+    const isPossible = this.#socket?.readyState === WebSocket.OPEN;
+    if (isPossible) this.#socket.send(message);
+    return isPossible;
   }
 
   #again(reason, code = 0) {
@@ -192,7 +210,7 @@ class Link {
       this.#again("the node does not answer");
     } else if ((isAsked && isForgiven) || (!isAsked && (now - this.#heardAt > this.#probeMs || now - this.#pingedAt > MEASURE_MS))) {
       this.#pingedAt = now;
-      this.#socket.send(`{"ping": ${now}}`);
+      this.#send(`{"ping": ${now}}`);
     }
   }
 
@@ -219,6 +237,7 @@ class Link {
   // What the client asks -------------------------------------------------------------------------------------------------
 
   #ask(frame) {
+    if (this.state.name === "closed") throw new Error(CLOSED);
     const request = decode(frame);
     const { id, entity, number, body } = request;
     const view = this.#views.get(entity);
@@ -257,9 +276,9 @@ class Link {
         this.#watches.delete(fields(body).get(1) ?? 0);
         break;
     }
+    const isSent = this.#isOpen && this.#send(frame);
     const isAnswered = ![ON_UPDATE, ON_REMOVE, TABLE_ON_DELETE, VIEW_ON_DELETE].includes(number);
-    if (isAnswered) this.#waiting.set(id, { frame, request, isSent: this.#isOpen });
-    if (this.#isOpen) this.#socket.send(frame);
+    if (isAnswered) this.#waiting.set(id, { frame, request, isSent });
   }
 
   /** Keep a change of a view's state. A row's number means something else later: what is kept is the path of its group. */
@@ -287,28 +306,36 @@ class Link {
   }
 
   #askOwn(entity, kind, body) {
-    const id = this.#nextId++;
-    if (this.#nextId > 4_000_000_000) this.#nextId = FIRST_OWN_ID;
+    const id = this.#nextOwnId();
     return new Promise((resolve, reject) => {
-      this.#own.set(id, { resolve, reject });
-      this.#socket.send(encode({ id, entity, number: kind, body }));
+      if (this.#send(encode({ id, entity, number: kind, body }))) this.#own.set(id, { resolve, reject });
+      else reject(new Error("the connection is lost"));
     });
+  }
+
+  #nextOwnId() {
+    if (this.#nextId >= 4_000_000_000) this.#nextId = FIRST_OWN_ID;
+    return this.#nextId++;
   }
 
   // What the node says ---------------------------------------------------------------------------------------------------
 
   #receive(frame) {
     const response = decode(frame);
+    if (this.#wholes.has(response.id)) return this.#handWhole(response);
+    if ([...this.#wholes.values()].some(({ id }) => id === response.id)) return;
     const own = this.#own.get(response.id);
     if (own) {
       this.#own.delete(response.id);
-      if (response.number === SERVER_ERROR) own.reject(new Refused(text(fields(response.body).get(1) ?? new Uint8Array())));
+      if (response.number === SERVER_ERROR) own.reject(new Refused(errorText(response)));
       else own.resolve(response.body);
       return;
     }
     const asked = this.#waiting.get(response.id);
     this.#waiting.delete(response.id);
-    if (asked?.request.number === MAKE_VIEW) {
+    if (EDITS.has(asked?.request.number) && response.number === SERVER_ERROR) {
+      this.#onrefusal(asked.request.entity, errorText(response));
+    } else if (asked?.request.number === MAKE_VIEW) {
       const viewId = text(fields(asked.request.body).get(1));
       if (response.number === SERVER_ERROR) this.#views.delete(viewId);
       else if (this.#views.has(viewId)) this.#views.get(viewId).isMade = true;
@@ -325,6 +352,7 @@ class Link {
     if (message.hello) {
       greeted();
       this.#isGreeted = true;
+      this.#refusals = 0;
       this.#pingedAt = -MEASURE_MS; // this node's round trip is not known yet
       this.#tell({ stale: [] });
       const { node, version, behind } = message.hello;
@@ -361,21 +389,20 @@ class Link {
     for (const [position, { status, reason }] of results.entries()) {
       if (status === "rejected") this.#bury(made[position][0], reason);
     }
-    for (const frame of this.#watches.values()) socket.send(frame);
+    for (const [id, view] of made) if (this.#views.get(id) === view) this.#subscribe(id, view);
+    for (const frame of this.#watches.values()) this.#send(frame);
     this.#isOpen = true;
     for (const [id, one] of this.#waiting) {
       if (one.request.number === VIEW_DELETE) {
         this.#waiting.delete(id); // on this connection, it never was there
         this.#hand(encode({ ...one.request, body: new Uint8Array() }));
       } else if (!this.#watches.has(id)) {
-        socket.send(one.frame);
-        one.isSent = true;
+        one.isSent = this.#send(one.frame);
       }
     }
     this.#liveSince = performance.now();
     this.#helloMs = FIRST_HELLO_MS;
     this.#tell({ name: "live", node, version, reason: "" });
-    for (const [id, view] of made) this.#nudge(id, view);
   }
 
   async #remake(id, view) {
@@ -389,22 +416,34 @@ class Link {
         if (row >= 0) await this.#askOwn(id, change.number, number(1, row));
       }
     }
-    for (const frame of view.subscriptions.values()) this.#socket.send(frame);
   }
 
-  /** Tell subscribers to look again: everything may have changed. */
-  async #nudge(id, view) {
+  /**
+   * Subscribe as before, and tell subscribers to look again: everything may have changed.
+   * Those of rows get all rows as their next delta; what else comes before it is among them.
+   */
+  #subscribe(id, view) {
     for (const [message, frame] of view.subscriptions) {
+      this.#send(frame);
       const { number: kind, body } = decode(frame);
       if (kind !== ON_UPDATE) continue;
-      try {
-        const isOfRows = fields(body).has(1);
-        const news = isOfRows ? await this.#askOwn(id, TO_ARROW, new Uint8Array()) : new Uint8Array();
-        if (view.subscriptions.has(message)) this.#hand(encode({ id: message, entity: id, number: ON_UPDATE, body: news }));
-      } catch (error) {
-        if (error instanceof Refused) console.error(error);
+      const news = { id: message, entity: id, number: ON_UPDATE, body: new Uint8Array() };
+      if (!fields(body).has(1)) {
+        this.#hand(encode(news));
+        continue;
       }
+      const own = this.#nextOwnId();
+      this.#wholes.set(own, news);
+      this.#send(encode({ id: own, entity: id, number: TO_ARROW, body: new Uint8Array() }));
     }
+  }
+
+  /** Hand over all rows, and from now on those that change. */
+  #handWhole(response) {
+    const news = this.#wholes.get(response.id);
+    this.#wholes.delete(response.id);
+    if (response.number === SERVER_ERROR) console.error(errorText(response));
+    else this.#hand(encode({ ...news, body: response.body }));
   }
 
   /** Let go of a view that cannot be made any more. */
@@ -486,3 +525,4 @@ const key = (field, kind) => size(field * 8 + kind);
 const number = (field, value) => [...key(field, 0), ...size(value)];
 const bytes = (field, value) => join([...key(field, 2), ...size(value.length)], value);
 const text = (value) => new TextDecoder().decode(value);
+const errorText = ({ body }) => text(fields(body).get(1) ?? new Uint8Array());

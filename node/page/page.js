@@ -10,6 +10,7 @@ const SETTLED_MS = 300; // a layout is kept when nothing has changed it for so l
 const RELOAD_MS = 60_000; // once in so long at most for another version: a fleet that is being upgraded has two
 const CHANGES = ["perspective-config-update", "perspective-layout-update"];
 const NOTE_MS = 4_000;
+const REFUSAL_MS = 30_000;
 
 const address = () => new URLSearchParams(location.hash.slice(1)); // a token, a layout: what no server needs to see
 let wanted = new URLSearchParams(location.search).get("table"); // null: whichever comes first
@@ -31,11 +32,11 @@ function socketUrl() {
   return url.href;
 }
 
-/** Tell something that is over soon. */
-function tell(text) {
+/** Tell something for a while. */
+function tell(text, ms = NOTE_MS) {
   note.textContent = text;
   clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => (note.textContent = ""), NOTE_MS);
+  tell.timer = setTimeout(() => (note.textContent = ""), ms);
 }
 
 // The stage ------------------------------------------------------------------------------------------------------------
@@ -225,7 +226,8 @@ async function start() {
     version = state.version;
     queue(upgrade);
   };
-  link = connect(customElements.get("perspective-viewer").__wasm_module__.Client, { url: socketUrl, onstate });
+  const onrefusal = (table, text) => tell(`Edit of ${table}: ${text}`, REFUSAL_MS);
+  link = connect(customElements.get("perspective-viewer").__wasm_module__.Client, { url: socketUrl, onstate, onrefusal });
   client = link.client;
   say = pill(link, () => [...(shown?.watches.keys() ?? [])]);
   say();

@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import json
+import os
+import shutil
 import sys
 from typing import Any
 
@@ -11,6 +13,7 @@ from parallax.replication.verdict import Verdict
 from parallax.status import comparison, fleet, render, strays, verify
 from parallax.store import STORE_ERRORS, connect
 from parallax.tables import catalog
+from parallax.watch import plain, screen, watch
 
 RESULTS = {
     Verdict.EQUAL: "equal",
@@ -20,12 +23,52 @@ RESULTS = {
 }
 
 
+def add_status_arguments(command: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `parallax status`."""
+    command.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=2.0,
+        metavar="SECONDS",
+        help="show it again and again until Ctrl-C (default: every 2 s); in place on a terminal",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError("expected 0.1 to 3600 seconds")
+    return value
+
+
 def status(arguments: argparse.Namespace) -> int:
     """Show the fleet as it announces itself."""
+    if arguments.watch is not None:
+        return _watch(arguments)
     code = _show(arguments, asyncio.run(fleet(arguments.redis, arguments.prefix)))
     for name, waiting in asyncio.run(strays(arguments.redis, arguments.prefix)).items():
         print(f"{waiting} entries wait for a table {name!r} that there is not: see `parallax tables`", file=sys.stderr)
     return code
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    def show(found: list[dict[str, Any]] | None, problem: str) -> None:
+        if arguments.json:
+            print(json.dumps({"problem": problem} if found is None else found), flush=True)
+        elif sys.stdout.isatty():
+            size = shutil.get_terminal_size()
+            print(screen(found, problem, size.columns, size.lines), end="", flush=True)
+        else:
+            print(plain(found, problem), flush=True)
+
+    try:
+        asyncio.run(watch(arguments.redis, arguments.prefix, arguments.watch, show))
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it when it ends
+    return 0
 
 
 def add_verify_arguments(command: argparse.ArgumentParser) -> None:

@@ -108,7 +108,7 @@ async def start_fleet(processes: Processes, programs: Programs, *, port: int, no
     )
     await fleet.start("redis", *redis)
 
-    common = {"REDIS_URL": fleet.redis_url, "PREFIX": PREFIX, "BIND": HOST}
+    common = {"REDIS_URL": fleet.redis_url, "PREFIX": PREFIX, "BIND": HOST, "FLEET": "true"}
     for name in coordinators:
         own = {"NODE_ID": name, "INTERNAL_PORT": str(ports[f"{name} internal"]), "TABLES": str(TABLES_FILE)}
         await fleet.start(name, sys.executable, "-m", "coordinator", **common, **own)

@@ -22,6 +22,7 @@ from parallax.errors import EngineRefused
 from parallax.replica import filling
 from parallax.replica.encodings import delete_view, to_ipc, typed
 from parallax.replica.journal import Journal
+from parallax.replica.stages import Stages
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
@@ -71,6 +72,7 @@ class Engine:
 
     def __init__(self, *, frame_seconds: float, threads: int = 8, journal: Journal | None = None) -> None:
         perspective.set_num_cpus(POOL_THREADS)
+        self.stages: Callable[[str], Stages | None] = lambda table: None  # what watches a table's updates on their way
         self.journal = Journal() if journal is None else journal
         self.frame_seconds = frame_seconds
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="engine")
@@ -116,11 +118,10 @@ class EngineTable:
         """Raised when the table was dropped or made anew with another shape: every view of before is gone."""
         self.rows = 0
         """The table's size at the last poll."""
-        self.polls_seconds = 0.0
-        """How long all polls took together."""
         self.busy_seconds = 0.0
         """How long the lane was at work, polls included."""
         self.work = engine.journal.open(name)  # what the lane is at work on
+        self.stages = engine.stages(name)
         self._engine = engine
         self._lane = asyncio.Lock()
         self._freed = asyncio.Event()  # set, and replaced, when the lane is let go
@@ -138,8 +139,7 @@ class EngineTable:
         self._whole: Any = None  # a view of all columns, while somebody reads the table in pieces
         self._queued: Op | None = None  # what the queue ends with, None if all is polled
         self._polls = 0
-        self._polled_at = 0.0  # time.monotonic()
-        self._poll_seconds = 0.0  # how long the last poll took
+        self._polled_at = self._poll_seconds = 0.0  # time.monotonic() after the last poll, and how long it took
         self._broken: str | None = None  # a poll that failed: the contents are unknown until the next load
 
     @property
@@ -301,6 +301,8 @@ class EngineTable:
                         listener.on_frames(frames)
                     if generation != self.generation:
                         listener.on_generation()
+                if polls and self.stages is not None:
+                    self.stages.notified()
             finally:
                 self._lane.release()
                 self._let_go()
@@ -318,8 +320,7 @@ class EngineTable:
 
     def _run(self, job: Callable[[], Any], is_request: bool) -> tuple[Any, BaseException | None, list[bytes], int]:
         """Run a job in its thread; return what it gave or raised, what the engine said, and how many polls there were."""
-        polls = self._polls
-        started = time.monotonic()
+        polls, started = self._polls, time.monotonic()
         value, error = None, None
         try:
             if not is_request:
@@ -363,7 +364,6 @@ class EngineTable:
             self._polls += 1
             self._polled_at = time.monotonic()
             self._poll_seconds = self._polled_at - started
-            self.polls_seconds += self._poll_seconds
 
     def _load(self, spec: TableSpec, data: pa.Table) -> None:
         if self.spec is not None and self.spec.shape != spec.shape:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -34,6 +35,8 @@ class Inbox:
         self._bytes = 0  # the sum of their sizes; at most INBOX_BYTES and one message
         self._arrived = asyncio.Event()
         self.dropped = 0
+        self.waiting_since: float | None = None
+        """time.monotonic() when the oldest message came that was not taken yet; None: there is none."""
 
     def put(self, message: bytes | None) -> None:
         """Add a message."""
@@ -41,6 +44,8 @@ class Inbox:
             self.dropped += len(self._messages)
             self._messages.clear()
             self._bytes = 0
+        if not self._messages:
+            self.waiting_since = time.monotonic()
         self._messages.append(message)
         self._bytes += len(message) if message else 0
         self._arrived.set()
@@ -51,6 +56,7 @@ class Inbox:
         self._bytes -= sum(map(len, filter(None, messages)))
         if not self._messages:
             self._arrived.clear()
+        self.waiting_since = time.monotonic() if self._messages else None
         return messages
 
     def wake(self) -> None:

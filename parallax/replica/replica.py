@@ -84,6 +84,8 @@ class Replica:
         """Whether the table is quarantined: the engine is not given its rows any more, since they ended processes."""
         self.records = 0
         self.sender_heard: str | None = None
+        self._heard_at = time.monotonic()
+        self._at_work_since: float | None = None  # with what came over the feed
         self._feed = feed
         self._pacing = pacing
         self._on_change = on_change
@@ -110,9 +112,15 @@ class Replica:
 
     @property
     def lag_seconds(self) -> float:
-        """Since when, in seconds of this process's clock, the replica is known to be behind; 0 at the top."""
-        since = self.follower.behind_since
-        return 0.0 if since is None else time.monotonic() - since
+        """For how long, by this process's clock, something is known to be there that the engine does not have; 0 at the top."""
+        waiting = None if self._inbox is None else self._inbox.waiting_since
+        known = [since for since in (self.follower.behind_since, self._at_work_since, waiting) if since is not None]
+        return time.monotonic() - min(known) if known else 0.0
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long nothing came over the feed; the leader sends at least a heartbeat each second."""
+        return time.monotonic() - self._heard_at
 
     # Running -------------------------------------------------------------------------------------------------------
 
@@ -124,12 +132,16 @@ class Replica:
                 await inbox.wait(TICK_SECONDS)
                 before = (self.state, self.spec, self.table.generation)
                 commands: deque[e.Command] = deque()
+                self._at_work_since = arrived_at = inbox.waiting_since
                 for message in inbox.take():
-                    commands += self._handle(self._event(message))
+                    commands += self._handle(self._event(message, arrived_at or 0.0))
                 while self._events:
                     commands += self._handle(self._events.popleft())
                 commands += self._handle(e.Ticked())
                 await self._perform(commands)
+                self._at_work_since = None
+                if self.table.stages is not None:
+                    self.table.stages.given_up()
                 async with self._moved:
                     self._moved.notify_all()
                 if before != (self.state, self.spec, self.table.generation):
@@ -197,9 +209,10 @@ class Replica:
     def _handle(self, event: e.Event) -> list[e.Command]:
         return self.follower.handle(event, now=time.monotonic(), luck=random.random())
 
-    def _event(self, message: bytes | None) -> e.Event:
+    def _event(self, message: bytes | None, arrived_at: float) -> e.Event:
         if message is None:
             return e.Subscribed()
+        self._heard_at = arrived_at
         try:
             decoded = decode_message(message)
         except BadRecord as error:
@@ -208,6 +221,8 @@ class Replica:
         if isinstance(decoded, Heartbeat):
             self.sender_heard = decoded.sender
             return e.BeatArrived(decoded.top)
+        if self.table.stages is not None:
+            self.table.stages.received(decoded, arrived_at)
         return e.RecordArrived(decoded)
 
     # Performing ----------------------------------------------------------------------------------------------------
@@ -263,6 +278,8 @@ class Replica:
                 self.window.advance(record.producers)
             self.applied = records[-1].position
             self.table.settle()
+            if self.table.stages is not None:
+                self.table.stages.applied(records, is_visible=self.table.is_visible)
             self.records += len(records)
         return None
 
@@ -357,6 +374,7 @@ class Replica:
             "top": None if self.follower.top is None else text(self.follower.top),
             "lag_records": self.follower.lag_records,
             "lag_seconds": round(self.lag_seconds, 3),
+            "silence_seconds": round(self.silence_seconds, 3),
             "rows": self.table.rows,
             "records": self.records,
             "resyncs": self.follower.resyncs,

@@ -91,6 +91,7 @@ class Follower:
         self._trusted_since = ORIGIN  # after a divergence: no snapshot from before it is loaded, for a while
         self._is_manifest_missing = False  # so the question that is out asks the log whether the table was dropped
         self._is_off_the_log = False  # the last page read did not lead on from position, nor end at it
+        self._is_behind_unread = False  # the last question about the log found what this program cannot read
         self._is_cut_off = False  # the last page read held position, and nothing that follows it, but not as its end
         self.is_stranded = False
         """Whether the last look at everything in Redis showed that nothing there leads to the log's top. Neither then nor ever
@@ -143,6 +144,8 @@ class Follower:
                 self._must_resync = self._must_resync or is_gone
                 commands = self._failed(now, luck) if is_gone else self._back_off(now, luck)
             case Unreadable():
+                # Behind what cannot be read there may be a snapshot that can: a leader who learns of us writes what we read.
+                self._is_behind_unread = isinstance(self._question, ReadLog)
                 self._question = None
                 self.is_stranded = False
                 commands = self._failed(now, luck)
@@ -203,7 +206,9 @@ class Follower:
         """Ask the one question that this replica has now, unless it is out already or has to wait."""
         if self._question is not None or self._retry_at is not None:
             return []
-        return self._put(ReadManifest() if self.is_empty or self._must_resync else ReadLog(self.position))
+        return self._put(
+            ReadManifest() if self.is_empty or self._must_resync or self._is_behind_unread else ReadLog(self.position)
+        )
 
     def _put(self, question: Question) -> list[Command]:
         self._question = question
@@ -266,7 +271,8 @@ class Follower:
         return None
 
     def _manifest_read(self, manifest: Manifest | None, is_held: bool, now: float, luck: float) -> list[Command]:
-        if manifest is None and (self.is_empty or self._is_off_the_log) and not self._must_resync:
+        is_behind_unread, self._is_behind_unread = self._is_behind_unread, False
+        if manifest is None and (self.is_empty or self._is_off_the_log) and not self._must_resync and not is_behind_unread:
             return self._put(ReadLog(ORIGIN))
         if manifest is None and not self.is_empty and self._must_resync:
             self._is_manifest_missing = True
@@ -277,7 +283,7 @@ class Follower:
             leads_on = manifest.position not in self._recent or self._is_off_the_log
             if (leads_on or self._must_resync) and not self._is_distrusted(manifest.position, now):
                 return self._put(LoadSnapshot(manifest))
-        if self._is_off_the_log or self._is_cut_off or self.is_empty:
+        if (self._is_off_the_log or self._is_cut_off or self.is_empty) and not is_behind_unread:
             return self._strand(now, luck)
         return [SetWant(), *self._back_off(now, luck)]
 

@@ -14,11 +14,11 @@ from enum import StrEnum
 from typing import Any
 
 from parallax.errors import BadRecord, ConfigurationError
+from parallax.replication import versions
 from parallax.replication.position import Position
 from parallax.replication.spec import TableSpec
 
 MAGIC = b"PX"
-VERSION = 1
 FIELD = b"r"
 """The one field of a log entry."""
 
@@ -66,10 +66,14 @@ class Record:
     spec: TableSpec | None = None  # present if and only if op is BEGIN
     producers: Mapping[str, int] = field(default_factory=dict)
     blob: "Blob | None" = None  # where the payload is, if it is too large to travel with the record
-    time_ms: int = 0  # when the coordinator sequenced it, by its clock: for people, never for decisions
+    # Both by Redis's clock, 0 if unknown: for people and metrics, never for decisions.
+    time_ms: int = 0  # when the coordinator sequenced it, as far as it knows that clock
+    accepted_ms: int = (
+        0  # when the oldest of the entries was added to ingest that came with it; the first record of them has it
+    )
 
-    def encode(self) -> bytes:
-        """Return the record's bytes."""
+    def encode(self, version: int | None = None) -> bytes:
+        """Return the record's bytes, of the newest version unless another is asked for."""
         header: dict[str, Any] = {"op": self.op, "pos": str(self.position), "prev": self.prev and str(self.prev)}
         if self.rows:
             header["rows"] = self.rows
@@ -81,8 +85,10 @@ class Record:
             header["blob"] = [self.blob.name, self.blob.chunks, self.blob.size_bytes]
         if self.time_ms:
             header["ms"] = self.time_ms
+        if self.accepted_ms:
+            header["in"] = self.accepted_ms
         text = json.dumps(header, separators=(",", ":")).encode()
-        return b"".join((_PREFIX.pack(MAGIC, VERSION, 0, len(text)), text, self.payload))
+        return b"".join((_PREFIX.pack(MAGIC, version or versions.NEWEST, 0, len(text)), text, self.payload))
 
     @classmethod
     def decode(cls, data: bytes) -> "Record":
@@ -95,8 +101,8 @@ class Record:
             magic, version, _, length = _PREFIX.unpack_from(data)
             if magic != MAGIC:
                 raise BadRecord(f"not a record: it begins with {data[:4]!r}")
-            if version != VERSION:
-                raise BadRecord(f"record of version {version}; this program reads version {VERSION}: upgrade it")
+            if not versions.is_readable(version):
+                raise BadRecord(versions.complaint("record", version))
             end = _PREFIX.size + length
             header = json.loads(data[_PREFIX.size : end])
             prev = header["prev"]
@@ -111,6 +117,7 @@ class Record:
                 producers={str(key): int(value) for key, value in header.get("producers", {}).items()},
                 blob=Blob(*header["blob"]) if "blob" in header else None,
                 time_ms=int(header.get("ms", 0)),
+                accepted_ms=int(header.get("in", 0)),
             )
         except (struct.error, ValueError, KeyError, TypeError, AttributeError, ConfigurationError) as error:
             raise BadRecord(f"not a readable record: {error}") from error

@@ -4,10 +4,9 @@ import json
 from dataclasses import dataclass
 
 from parallax.errors import BadRecord, ConfigurationError
+from parallax.replication import versions
 from parallax.replication.position import Position
 from parallax.replication.spec import TableSpec
-
-VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +22,10 @@ class Manifest:
     digest: str  # of the table at `position`
     window: tuple[tuple[str, int], ...]  # (producer, highest seq), the longest unseen first
 
-    def encode(self) -> bytes:
-        """Return the manifest's bytes."""
+    def encode(self, version: int | None = None) -> bytes:
+        """Return the manifest's bytes, of the newest version unless another is asked for."""
         values = {
-            "version": VERSION,
+            "version": version or versions.NEWEST,
             "position": str(self.position),
             "spec": self.spec.to_json(),
             "snapshot": self.snapshot,
@@ -47,8 +46,8 @@ class Manifest:
         """
         try:
             values = json.loads(data)
-            if values["version"] != VERSION:
-                raise BadRecord(f"manifest of version {values['version']}; this program reads {VERSION}: upgrade it")
+            if not versions.is_readable(values["version"]):
+                raise BadRecord(versions.complaint("manifest", values["version"]))
             return cls(
                 position=Position.parse(values["position"]),
                 spec=TableSpec.from_json(values["spec"]),

@@ -101,7 +101,7 @@ def _ladder(known: dict[str, Any]) -> Iterator[str]:
                 rows.append([LADDERS[name], where, *figures, f"{point['cores']:.2f}"])
     head = ["", "at", "viewers", "refreshes/s", "each", "p50, ms", "p99", "p99.9", "worst", "servers' cores"]
     yield from table(head, rows)
-    yield "![Refreshes a second and cores, by viewers](benchmarks-throughput.svg)"
+    yield "![Refreshes a second and cores, by viewers](benchmarks.svg)"
     yield "![From due to seen: p50, p99 and p99.9, by viewers](benchmarks-latency.svg)"
     yield ""
 

@@ -40,7 +40,7 @@ bench: $(READY) ## the benchmarks of loadtests/
 	$(PY) -m loadtests.bench
 	$(PY) -m loadtests.bench_formats
 
-report: $(READY) ## measure for 25 minutes what viewers cost, and write docs/benchmarks.md (QUICK=1: 3 minutes, writes into out/)
+report: $(READY) ## measure for 25 minutes what viewers cost, and write docs/benchmarks.md (QUICK=1: 4 minutes, writes into out/)
 	$(PY) -m loadtests.report $(if $(QUICK),--quick)
 
 clean: ## remove what the other targets made

@@ -56,7 +56,13 @@ class Lab:
     others: float = OTHERS
 
     async def point(self, load: Load) -> Point:
-        """Measure once, say what was found, and return it; `invalid` in it says why it does not count."""
+        """Measure, say what was found, and return it; `invalid` in it says why it does not count, also at the second try."""
+        found = await self._measure(load)
+        if why := found.get("invalid"):
+            found = await self._measure(load) | {"first_try": why}
+        return found
+
+    async def _measure(self, load: Load) -> Point:
         if self.fleet is not None:
             found = await self._look(self.fleet.nodes, load)
             await self.fleet.settle()

@@ -88,7 +88,7 @@ def fit(known: dict[str, Any]) -> dict[str, Any]:
         off[what] = errors(costs[what], held) | {"fitted": len(fitted)}
         checked[what] = [(cost(costs[what], run.work), run.cores) for run in held]
     kept = memory["bytes"]
-    costs["memory"] = {name: kept[name] for name in MEMORY}
+    costs["memory"] = {name: max(0.0, kept[name]) for name in MEMORY}
     costs["memory"] |= {
         f"{name.removeprefix('view ')} view, row": max(0.0, size) / memory["rows"]
         for name, size in kept.items()

@@ -4,7 +4,7 @@
     python -m loadtests.report --resume          # the parts that have no figures yet
     python -m loadtests.report --only fleet      # these parts anew; the page takes the other parts' figures from the last run
     python -m loadtests.report --only none       # measure nothing: fit, plot and write anew
-    python -m loadtests.report --quick           # 3 minutes: does it run at all? writes nothing but out/report-quick/
+    python -m loadtests.report --quick           # 4 minutes, half of the parts: does it run at all? writes into out/report-quick/
 
 Raw figures are kept in out/report/, a file for each part. The page is docs/benchmarks.md, between two marks; the plots stand beside
 it; the costs that `parallax size` calculates with are parallax/sizing.yaml.
@@ -27,7 +27,7 @@ import yaml
 
 from loadtests import model, report_page, report_plots
 from loadtests.lab import OTHERS
-from loadtests.report_parts import PARTS, Options
+from loadtests.report_parts import PARTS, QUICK_PARTS, Options
 from loadtests.servers import raise_limits
 from parallax.sizing import COSTS
 from parallax.version import VERSION
@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="the window of one measurement")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "report", help="where raw figures are kept")
     arguments = parser.parse_args(argv)
-    names = [name for name in (arguments.only or ",".join(PARTS)).split(",") if name != "none"]
+    names = [
+        name for name in (arguments.only or ",".join(QUICK_PARTS if arguments.quick else PARTS)).split(",") if name != "none"
+    ]
     if unknown := set(names) - set(PARTS):
         parser.error(f"--only: no part {', '.join(sorted(unknown))}")
     out: Path = arguments.out.with_name(arguments.out.name + "-quick") if arguments.quick else arguments.out
@@ -95,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.resume and file.exists():
             continue
         with tempfile.TemporaryDirectory(prefix="parallax-report-") as place:
-            seconds = min(arguments.seconds, 1.5) if arguments.quick else arguments.seconds
+            seconds = min(arguments.seconds, 1.0) if arguments.quick else arguments.seconds
             options = Options(Path(place), seconds, arguments.quick, float("inf") if arguments.noisy else OTHERS)
             try:
                 found = asyncio.run(measure(name, options))

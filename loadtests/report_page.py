@@ -101,7 +101,7 @@ def _ladder(known: dict[str, Any]) -> Iterator[str]:
                 rows.append([LADDERS[name], where, *figures, f"{point['cores']:.2f}"])
     head = ["", "at", "viewers", "refreshes/s", "each", "p50, ms", "p99", "p99.9", "worst", "servers' cores"]
     yield from table(head, rows)
-    yield "![Refreshes a second and cores, by viewers](benchmarks-throughput.svg)"
+    yield "![Refreshes a second and cores, by viewers](benchmarks.svg)"
     yield "![From due to seen: p50, p99 and p99.9, by viewers](benchmarks-latency.svg)"
     yield ""
 
@@ -173,6 +173,9 @@ def _sharing(known: dict[str, Any]) -> Iterator[str]:
         yield "numbers that were measured. So many in a hundred look at the same view, each of the others at one that nobody else has."
         yield ""
         yield from table(["views", "share", "ours", "stock", "times"], rows)
+        yield "Views of one's own cost the engine the same here and there. Where half of the viewers have one, half of that is all that there is"
+        yield "to save: more than two times can only come from what it takes to answer."
+        yield ""
         yield "![Times the viewers of the stock handler, by how many share](benchmarks-sharing.svg)"
         yield ""
 

@@ -38,7 +38,7 @@ def figure(file: Path, panels: int) -> Iterator[list[Axes]]:
 
 def draw(known: dict[str, Any], fitted: dict[str, Any], directory: Path) -> None:
     """Draw what there are figures for."""
-    with figure(directory / "benchmarks-throughput.svg", 2) as axes:
+    with figure(directory / "benchmarks.svg", 2) as axes:
         _ladders(axes[0], known, "refreshes a second, all viewers", lambda point: point["refreshes"])
         _ladders(axes[1], known, "cores of the servers", lambda point: point["cores"])
     with figure(directory / "benchmarks-latency.svg", 3) as axes:

@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"parallax: {error}", file=sys.stderr)
         return 1
     except STORE_ERRORS as error:
+        if not hasattr(arguments, "redis"):  # a command that does not ask it
+            raise
         print(f"parallax: Redis at {place(arguments.redis)}: {error}", file=sys.stderr)
         return 1
     return code

@@ -22,11 +22,11 @@ MOST_NODES = 100
 """What is planned at most: nobody has seen more."""
 LEAST_REFRESHES = 0.1
 """A second. A plan with fewer is none."""
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 LOG_BYTES = 32 * MIB
 """What a table's log weighs at least before it is cut: the coordinator's snapshot_min_bytes."""
-ENTRY_BYTES = 700
-"""What an entry weighs besides its rows: Arrow's description of the columns, and the record around it."""
+ENTRY_BYTES = 900
+"""What an entry weighs besides its rows: Arrow's description of five columns, and the record around it."""
 
 Work = dict[str, float]
 
@@ -51,6 +51,10 @@ class Demand:
     grouped: float = 0.5
     """Share of the views that are grouped; the others are sorted or filtered."""
     cores_per_node: float = 2.0
+    memory_per_node: float = 4.0
+    """GiB."""
+    redis_memory: float = 4.0
+    """GiB."""
     headroom: float = 0.5
     """Share of each limit that may be used."""
     network_mbit: float = 1000.0
@@ -73,7 +77,7 @@ class Demand:
             for name, low in least.items()
             if not getattr(self, name) >= low
         ]
-        for name in ("row_bytes", "cores_per_node", "network_mbit"):
+        for name in ("row_bytes", "cores_per_node", "memory_per_node", "redis_memory", "network_mbit"):
             if not 0 < getattr(self, name) < float("inf"):
                 problems.append(f"--{name.replace('_', '-')} {getattr(self, name):g}: expected a number above 0")
         if not 0 < self.headroom <= 1:
@@ -219,15 +223,18 @@ def _by_kind(demand: Demand, count: float) -> dict[str, float]:
     return {"sorted": count * (1 - demand.grouped), "grouped": count * demand.grouped}
 
 
-def _of_a_node(demand: Demand, refreshes: float, nodes: int) -> tuple[Work, dict[str, float], int]:
-    viewers = ceil(demand.viewers / nodes)
+def _of_a_node(demand: Demand, costs: Mapping[str, Any], refreshes: float, nodes: int) -> tuple[Work, float]:
+    """Return a node's work, and its bytes of memory."""
+    viewers, kept = ceil(demand.viewers / nodes), costs["memory"]
     views = _by_kind(demand, views_of_a_node(demand.viewers, demand.views, nodes))
     work = node_work(viewers * refreshes, demand.entries_per_second, demand.rows, refreshes, views, demand.table_rows)
-    return work, views, viewers
+    views_bytes = sum(count * kept[f"{kind} view, row"] * demand.table_rows for kind, count in views.items())
+    rows_bytes = float(demand.table_rows) * demand.tables * kept["row"]
+    return work, kept["node"] + rows_bytes + viewers * kept["viewer"] + views_bytes
 
 
 def _node_limits(demand: Demand, costs: Mapping[str, Any], refreshes: float, nodes: int) -> list[Limit]:
-    work, _, _ = _of_a_node(demand, refreshes, nodes)
+    work, node_bytes = _of_a_node(demand, costs, refreshes, nodes)
     loop = cost(costs["loop"], work)
     lane = cost(costs["engine"], work | {"second": 0.0, "refresh": 0.0}) / demand.tables
     processors = cost(costs["engine"], work) + loop
@@ -241,20 +248,25 @@ def _node_limits(demand: Demand, costs: Mapping[str, Any], refreshes: float, nod
             "fewer refreshes, different views or rows, or several tables",
         ),
         Limit("a node's processors", processors, demand.cores_per_node, "cores", "more cores for each node"),
+        Limit(
+            "a node's memory",
+            node_bytes / GIB,
+            demand.memory_per_node,
+            "GiB",
+            "more memory for each node, or tables with a limit",
+        ),
     ]
 
 
 def _with_nodes(demand: Demand, costs: Mapping[str, Any], refreshes: float, enough: int) -> Plan:
     nodes = enough or MOST_NODES
     entries, readers = demand.entries_per_second, nodes + demand.coordinators
-    work, views, viewers = _of_a_node(demand, refreshes, nodes)
+    work, node_bytes = _of_a_node(demand, costs, refreshes, nodes)
     coordinator = cost(costs["coordinator"], coordinator_work(entries, demand.rows))
     redis = cost(costs["redis"], redis_work(entries, demand.bytes_per_second, readers))
     egress = demand.bytes_per_second * readers * 8 / 1e6
-    kept = costs["memory"]
-    rows = float(demand.table_rows) * demand.tables
-    views_bytes = sum(count * kept[f"{kind} view, row"] * demand.table_rows for kind, count in views.items())
     table_bytes = demand.table_rows * demand.row_bytes
+    redis_bytes = demand.tables * (2 * max(table_bytes, LOG_BYTES) + table_bytes)
     limits = [
         *_node_limits(demand, costs, refreshes, nodes),
         Limit(
@@ -265,6 +277,9 @@ def _with_nodes(demand: Demand, costs: Mapping[str, Any], refreshes: float, enou
             "larger entries, or fleets with tables of their own (PARALLAX_PREFIX)",
         ),
         Limit("Redis's processor", redis, 1.0, "cores", "larger entries, fewer nodes, or fleets with a Redis of their own"),
+        Limit(
+            "Redis's memory", redis_bytes / GIB, demand.redis_memory, "GiB", "more memory for Redis, or tables with a limit"
+        ),
         Limit("what Redis sends", egress, demand.network_mbit, "Mbit/s", "a faster network, larger nodes but fewer of them"),
     ]
     return Plan(
@@ -272,10 +287,10 @@ def _with_nodes(demand: Demand, costs: Mapping[str, Any], refreshes: float, enou
         enough,
         refreshes,
         node_cores=cost(costs["engine"], work) + cost(costs["loop"], work),
-        node_bytes=kept["node"] + rows * kept["row"] + viewers * kept["viewer"] + views_bytes,
+        node_bytes=node_bytes,
         coordinator_cores=coordinator,
         redis_cores=redis,
-        redis_bytes=demand.tables * (2 * max(table_bytes, LOG_BYTES) + table_bytes),
+        redis_bytes=redis_bytes,
         egress_mbit=egress,
         limits=tuple(sorted(limits, key=lambda limit: -limit.share)),
     )

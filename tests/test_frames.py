@@ -1,6 +1,7 @@
 """Frames are what was sent, however the network cuts them."""
 
 import asyncio
+import inspect
 import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tornado.web import Application
+from tornado.websocket import WebSocketProtocol13
 
 from node.gateway.frames import ARRIVED_BYTES, FrameHandler, Protocol
 from parallax.demo.ports import choose_ports
@@ -65,6 +67,12 @@ async def test_a_packet_of_frames_is_asked_for_once():
         for count in (2, 4, 24):
             await reader._read_bytes(count)
     assert stream.asked == 1
+
+
+def test_tornado_reads_frames_by_the_method_that_is_replaced():
+    source = inspect.getsource(WebSocketProtocol13._receive_frame)
+    assert "self._read_bytes(" in source
+    assert "stream" not in source
 
 
 class Echo(FrameHandler):

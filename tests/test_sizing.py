@@ -35,6 +35,7 @@ demands = st.builds(
     table_rows=st.integers(0, 1_000_000),
     grouped=st.floats(0, 1),
     headroom=st.floats(0.1, 1),
+    memory_per_node=st.just(1e6),
 )
 
 
@@ -45,12 +46,15 @@ def needed(demand: Demand) -> float:
 
 @given(
     demands,
-    st.sampled_from(["viewers", "views", "rows", "refreshes", "table_rows", "cores_per_node", "headroom"]),
+    st.sampled_from(
+        ["viewers", "views", "rows", "refreshes", "table_rows", "cores_per_node", "memory_per_node", "headroom"]
+    ),
     st.floats(1.01, 10),
 )
 def test_more_load_never_needs_fewer_nodes_and_more_room_never_more(demand: Demand, name: str, times: float):
+    demand = replace(demand, memory_per_node=2.0)
     before = getattr(demand, name)
-    if name in ("cores_per_node", "headroom"):
+    if name in ("cores_per_node", "memory_per_node", "headroom"):
         assert needed(
             replace(demand, **{name: min(1.0, before * times) if name == "headroom" else before * times})
         ) <= needed(demand)
@@ -120,9 +124,14 @@ def test_a_node_has_as_many_views_as_it_can_have(viewers: int, views: int, nodes
         (Demand(viewers=20_000, views=1, rows=2000), "a node's event loop"),
         (Demand(viewers=80, views=80, rows=4000, entries=20, cores_per_node=8), "the engine's turn at one table"),
         (Demand(viewers=1200, views=40, rows=1000, cores_per_node=0.5, tables=20, entries=200), "a node's processors"),
+        (Demand(viewers=1200, views=1, rows=100, table_rows=10_000_000), "a node's memory"),
+        (Demand(viewers=10, views=1, rows=100, tables=60, table_rows=100_000), "Redis's memory"),
         (Demand(viewers=10, views=1, rows=1500, entries=1500), "the coordinator"),
         (Demand(viewers=10, views=1, rows=20_000, row_bytes=2000, tables=10, network_mbit=100), "what Redis sends"),
-        (Demand(viewers=10, views=1, rows=100_000, row_bytes=5000, tables=10, network_mbit=100_000), "Redis's processor"),
+        (
+            Demand(viewers=10, views=1, rows=100_000, row_bytes=5000, tables=10, network_mbit=100_000, redis_memory=100),
+            "Redis's processor",
+        ),
     ],
 )
 def test_what_is_full_first_is_named(demand: Demand, first: str):

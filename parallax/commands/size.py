@@ -18,6 +18,8 @@ HELP = {
     "row_bytes": "bytes of a row",
     "grouped": "share of the views that are grouped; the others are sorted or filtered",
     "cores_per_node": "cores of each node",
+    "memory_per_node": "GiB of memory of each node",
+    "redis_memory": "GiB of memory of Redis",
     "headroom": "share of each limit that may be used",
     "network_mbit": "what Redis may send, Mbit a second",
     "coordinators": "coordinators",

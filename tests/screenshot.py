@@ -12,7 +12,7 @@ from tests.processes import ROOT
 from tests.relay import relay_to
 
 SIZE: ViewportSize = {"width": 1320, "height": 640}
-SMALL: ViewportSize = {"width": 1200, "height": 480}
+SMALL: ViewportSize = {"width": 1280, "height": 480}
 SETTLE_MS = 3_000  # what is drawn after the last thing that can be waited for
 IS_QUICK = "() => parseFloat(document.getElementById('figures').textContent.split(' · ').pop()) < 20"
 QUICK_MS = 60_000

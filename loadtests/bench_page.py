@@ -156,7 +156,7 @@ def write(name: str, rounds: int, lines: Sequence[str]) -> None:
     """Put figures into docs/benchmarks.md, between the marks of their name."""
     begin, end = f"<!-- page {name}: begin -->", f"<!-- page {name}: end -->"
     now = datetime.datetime.now(datetime.UTC)
-    when = f"Measured {now:%Y-%m-%d} on {os.cpu_count()} cores, {rounds} rounds, load average {os.getloadavg()[0]:.1f}."
+    when = f"Measured {now:%Y-%m-%d} on {os.cpu_count()} cores, {rounds} round{'s' * (rounds > 1)}, load average {os.getloadavg()[0]:.1f}."
     text = PAGE.read_text()
     head, _, rest = text.partition(begin)
     assert end in rest, f"{PAGE} has no mark {begin}"

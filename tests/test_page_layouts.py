@@ -198,6 +198,22 @@ async def test_everything_can_be_done_without_a_mouse_and_has_a_name(node: Node,
     assert tab.complaints == []
 
 
+@pytest.mark.parametrize("width", [1320, 1280, 1200, 1000])
+async def test_what_the_header_says_moves_no_panel(node: Node, browser: Browser, width: int) -> None:
+    tab = await browser.open(node.url)
+    await expect(tab.cell("7")).to_be_visible()
+    await tab.page.set_viewport_size({"width": width, "height": 600})
+    tops = await tab.page.evaluate(
+        """() => ["live", "reconnecting", "stale: no updates reach this node"].map((text) => {
+            document.getElementById("connection").textContent = text;
+            document.getElementById("note").textContent = text === "live" ? "" : "Edit of trades: ".padEnd(150, "long ");
+            return document.getElementById("stage").getBoundingClientRect().top;
+        })"""
+    )
+    assert len(set(tops)) == 1, tops
+    assert tops[0] < 100
+
+
 async def test_the_pill_says_what_lasts_and_the_page_follows_the_nodes_version(
     node: Node, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,9 +19,9 @@
  * nothing, except that:
  *   - an edit (update, replace, remove) that was sent and not confirmed fails: it may have been made or not, and is never sent twice;
  *   - a view that cannot be made any more (its table was dropped, or it is quarantined) is reported as deleted;
- *   - a subscriber to rows (`on_update(mode="row")`) gets the whole view as its next delta: right for a table with an index, where a
- *     row replaces the one of the same key; without an index he must start from nothing. `on_remove` is told of no row that
- *     went meanwhile.
+ *   - a subscriber to rows (`on_update(mode="row")`) gets the whole view as its next delta, then what is newer: right for a table
+ *     with an index, where a row replaces the one of the same key; without an index he must start from nothing. `on_remove` is
+ *     told of no row that went meanwhile.
  * No table goes back in time: the node is told how far this viewer has seen, and answers when it has come as far.
  */
 

@@ -50,8 +50,13 @@ async function show(name, hosted) {
   shown = mine;
   const columns = new Map();
   for (const table of new Set([name, ...(layout ? tablesOf(layout) : [])])) {
-    if (hosted.includes(table)) columns.set(table, Object.keys(await (await watch(mine, table)).schema()));
-    else mine.missing.push(table);
+    const schema = hosted.includes(table) && (await watch(mine, table).then((opened) => opened.schema()).catch(() => null));
+    if (schema) {
+      columns.set(table, Object.keys(schema));
+    } else {
+      mine.watches.delete(table); // it may have gone at this very moment
+      mine.missing.push(table);
+    }
   }
   stage.replaceChildren(viewer);
   stage.ariaLabel = `Table ${name}`;

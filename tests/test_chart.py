@@ -254,6 +254,12 @@ def test_nodes_and_coordinators_are_scraped_each_once(kind: str, workload_kind: 
     assert sorted(map(str, found)) == ["8081", "8091", "coordinator", "node"]
 
 
+@pytest.mark.parametrize("values", ["nameOverride: 'no'", "fullnameOverride: 'off'\nnameOverride: 'yes'"])
+def test_names_that_yaml_takes_for_something_else(values: str) -> None:
+    more = "ingress: {enabled: true, hosts: [a.b]}\nmetrics: {podMonitor: {enabled: true}, prometheusRule: {enabled: true}}"
+    check(render(helms()["4"], f"{values}\n{more}"), ["1.37"])
+
+
 @pytest.mark.parametrize("values", ["demo: {enabled: true}", *(path.read_text() for path in CI)])
 def test_the_notes_name_what_there_is(values: str) -> None:
     """The pods and Services in them exist, and the row to publish fits its table."""

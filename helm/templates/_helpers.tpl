@@ -15,7 +15,7 @@
 
 {{/* The labels of everything in this release; they never change. */}}
 {{- define "parallax.release" -}}
-app.kubernetes.io/name: {{ include "parallax.name" . }}
+app.kubernetes.io/name: {{ include "parallax.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from parallax.cli import main
 from parallax.commands.size import values
 from parallax.errors import ConfigurationError
-from parallax.sizing import Demand, cost, load_costs, node_work, plan, views_of_a_node
+from parallax.sizing import MIB, Demand, cost, load_costs, node_work, plan, views_of_a_node
 from tests.processes import ROOT
 
 COSTS: dict[str, Any] = {
@@ -203,3 +203,12 @@ def test_the_costs_that_are_shipped_have_all_that_the_plan_takes():
     assert set(costs["loop"]) | set(costs["engine"]) <= known
     assert {"when", "cores", "processor"} <= set(costs["measured"])
     assert all(value >= 0 for what in ("loop", "engine", "coordinator", "redis", "memory") for value in costs[what].values())
+
+
+def test_redis_may_hold_more_than_is_planned():
+    """A Redis that is full refuses publishers."""
+    for rows in (100, 20_000):
+        demand = Demand(rows=rows, table_rows=5_000_000, headroom=0.5)
+        found = plan(demand, COSTS)
+        most = yaml.safe_load(values(found))["valkey"]["maxmemory"]
+        assert int(most.removesuffix("mb")) * MIB >= max(256 * MIB, found.redis_bytes / demand.headroom)

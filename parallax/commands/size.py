@@ -25,6 +25,7 @@ HELP = {
     "coordinators": "coordinators",
 }
 STEP = 256 * MIB
+LEAST_STORE = 256 * MIB
 """Memory is asked for in such steps."""
 
 
@@ -93,6 +94,8 @@ def render(found: Plan, costs: dict[str, dict[str, object]]) -> str:
 def values(found: Plan) -> str:
     """Return what to put into the chart's values."""
     tables = found.node_bytes
+    # A backlog in ingest is not in the plan, and who reaches `maxmemory` refuses publishers.
+    store = max(LEAST_STORE, found.redis_bytes / found.demand.headroom)
     return "\n".join(
         [
             "  node:",
@@ -103,8 +106,8 @@ def values(found: Plan) -> str:
             f"    replicas: {found.demand.coordinators}",
             *_resources(found.coordinator_cores, tables),
             "  valkey:",
-            f"    maxmemory: {ceil(found.redis_bytes / MIB)}mb",
-            *_resources(found.redis_cores, 2 * found.redis_bytes),
+            f"    maxmemory: {ceil(store / MIB)}mb",
+            *_resources(found.redis_cores, store),
         ]
     )
 

@@ -208,7 +208,7 @@ def test_the_costs_that_are_shipped_have_all_that_the_plan_takes():
 def test_redis_may_hold_more_than_is_planned():
     """A Redis that is full refuses publishers."""
     for rows in (100, 20_000):
-        demand = Demand(rows=rows, table_rows=5_000_000, headroom=0.5)
+        demand = Demand(viewers=10, rows=rows, entries=100, table_rows=5_000_000, headroom=0.5)
         found = plan(demand, COSTS)
         most = yaml.safe_load(values(found))["valkey"]["maxmemory"]
         assert int(most.removesuffix("mb")) * MIB >= max(256 * MIB, found.redis_bytes / demand.headroom)

@@ -22,7 +22,7 @@ from tests.page_node import Node
 from tests.processes import PATIENCE, until
 from tests.test_link import CONNECTS
 
-ROWS = TableSpec("rows", (("k", "integer"), ("n", "integer")), index="k")
+COUNTED = TableSpec("rows", (("k", "integer"), ("n", "integer")), index="k")
 UPDATES = 600
 FOLLOWS = f"""async () => {{
     {CONNECTS}
@@ -52,7 +52,7 @@ async def test_who_hears_of_rows_gets_no_answer_that_is_older_than_they_are(kind
 async def busy() -> AsyncIterator[Node]:
     node = Node()
     try:
-        await node.host(ROWS, [{"k": 0, "n": 0}])
+        await node.host(COUNTED, [{"k": 0, "n": 0}])
         yield node
     finally:
         await node.close()
@@ -64,7 +64,7 @@ async def feed(node: Node) -> None:
 
     async def update() -> None:
         for number in range(1, UPDATES + 1):
-            await node.update(ROWS, [{"k": 0, "n": number}, {"k": number, "n": number}])
+            await node.update(COUNTED, [{"k": 0, "n": number}, {"k": number, "n": number}])
             await asyncio.sleep(0.005)
 
     async with Tasks() as tasks:

@@ -21,13 +21,19 @@ from pathlib import Path
 
 from loadtests import load_options, shapes
 from loadtests.accounting import Books
-from loadtests.load_verdict import Outcome, Run, read_pacer, report
-from loadtests.schedule import NOTES_SPEC, SPEC, Schedule
+from loadtests.load_verdict import RESTARTING, Outcome, Run, read_pacer, report
+from loadtests.meter import Meter
+from loadtests.schedule import NOTES_SPEC, SPEC, TABLE, Schedule
+from loadtests.soak import Growth
 from parallax.demo.ports import choose_ports
+from parallax.replication.keys import TableKeys
 from tests.cluster import PREFIX, Cluster
 from tests.processes import HOST, PATIENCE, ROOT, Process, python_module, until
 
 SETTINGS = {"FRAME_MS": "50", "LEASE_TTL_SECONDS": "3", "DRAIN_SECONDS": "1", "LOG_LEVEL": "warning"}
+SOAKED = {"SNAPSHOT_MIN_BYTES": str(1 << 20)}
+"""The log is cut many times in a run."""
+CHURNS = 10
 LEAD_SECONDS = 1.5
 """From the last user's coming in to the first update."""
 END_SECONDS = shapes.SETTLE_SECONDS + 30
@@ -48,10 +54,11 @@ class LoadTest:
             coordinators=options.coordinators,
             nodes=options.nodes,
             front=True,
-            settings=SETTINGS,
+            settings=SETTINGS | (SOAKED if options.shape == "soak" else {}),
         )
         self._result = directory / "result.json"
         self._processes: dict[str, Process] = {}
+        self._growth = Growth()
 
     async def run(self) -> Outcome:
         """Do all of it, in five steps."""
@@ -62,12 +69,14 @@ class LoadTest:
             options = self.options
             say(f"{options.shape}: at most {options.peak} users, {options.rate:g} updates/s for {options.seconds:g} s")
             plan = await self._start_load()
-            before = self._memory()
             async with asyncio.TaskGroup() as group:
                 if self.options.inject == "lag":
                     group.create_task(self._stall("node-1", plan))
                 if self.options.shape == "rolling":
                     group.create_task(self._restart_all(plan))
+                if self.options.shape == "soak":
+                    group.create_task(self._growth.watch(self._sizes, plan.start, plan.seconds))
+                    group.create_task(self._churn(plan))
                 await self._processes["master"].ended(plan.end - time.time() + END_SECONDS)
                 await self._processes["pacer"].ended(5)
             run = Run(
@@ -77,13 +86,12 @@ class LoadTest:
                 users=shapes.Plan.of_options(self.options).users_in(shapes.STEPS[self.options.shape] - 1),
                 shape=self.options.shape,
                 limits=self.options.limits.times(PATIENCE),
-                expects_losses=self.options.shape == "rolling" or self.options.inject == "lag",
+                expects_losses=self.options.shape in RESTARTING or self.options.inject == "lag",
                 differences=await self._differences(),
+                grown=list(self._growth.grown().values()),
             )
-            if self.options.shape == "soak":
-                say(f"memory of the nodes in MiB, before: {before}; after: {self._memory()}")
         decided, text = report(run, plan.seconds)
-        print(text, flush=True)
+        print(*filter(None, (str(self._growth), text)), sep="\n", flush=True)
         if self.options.keep:
             self.options.keep.parent.mkdir(parents=True, exist_ok=True)
             self.options.keep.write_text(json.dumps(run.result | {"pacer": run.pacer.to_json(), "outcome": decided.name}))
@@ -168,10 +176,25 @@ class LoadTest:
             return str(error).splitlines()[:10]
         return []
 
-    def _memory(self) -> list[int]:
-        """Return the resident memory of each node, in MiB."""
-        nodes = [self._cluster[name] for name in self._cluster.running if name.startswith("node-")]
-        return [int(Path(f"/proc/{node.pid}/statm").read_text().split()[1]) * 4096 // 2**20 for node in nodes]
+    async def _churn(self, plan: Schedule) -> None:
+        """Restart the last node again and again."""
+        name = f"node-{self.options.nodes}"
+        for number in range(1, CHURNS + 1):
+            await asyncio.sleep(max(0.0, plan.start + number * plan.seconds / (CHURNS + 1) - time.time()))
+            await self._cluster[name].terminate(20)
+            await self._cluster.restart(name)
+            say(f"{number} of {CHURNS} restarts; {max(0.0, plan.end - time.time()):,.0f} s to go")
+
+    async def _sizes(self) -> dict[str, int]:
+        """Return the resident memory of everything that runs all the while, and the size of the log."""
+        cluster = self._cluster
+        processes = {name: cluster[name].pid for name in cluster.running if name != f"node-{self.options.nodes}"}
+        memory = await cluster.redis.info("memory")
+        log = await cluster.redis.memory_usage(TableKeys(PREFIX, TABLE).log)
+        return {name: Meter(pid).rss_bytes() for name, pid in processes.items()} | {
+            "Redis": int(memory["used_memory"]),
+            "the log": int(log or 0),
+        }
 
 
 def say(words: str) -> None:
@@ -195,6 +218,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = load_options.checked(parser, arguments)
     if min(options.nodes, options.coordinators, options.workers) < 1:
         parser.error("--nodes, --coordinators and --workers must be at least 1")
+    if options.shape == "soak" and options.nodes < 2:
+        parser.error("--shape soak restarts one node after the other: --nodes must be at least 2")
     return options
 
 

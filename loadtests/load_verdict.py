@@ -111,6 +111,8 @@ class Run:
     """Whether connections are lost on purpose."""
     differences: Sequence[str] = ()
     """Between replicas, by their digests."""
+    grown: Sequence[str] = ()
+    """What takes more and more room."""
 
     @property
     def books(self) -> Books:
@@ -130,6 +132,7 @@ def checks(run: Run) -> Iterator[Check]:
     for what in ("gaps", "rows lost", "rows doubled", "edits lost"):
         yield Check(what, counts[what], 0, "", wrong)
     yield Check("final views unlike the oracle's", counts["unequal"], 0, "", wrong)
+    yield Check("what takes more and more room", len(run.grown), 0, "", wrong)
     yield Check("replicas that differ", len(run.differences), 0, "", wrong)
     refused = sum(number for name, number in counts.items() if name.startswith("failed: ") and not name.endswith(PROOFS))
     lost = counts["connections lost"]
@@ -144,8 +147,8 @@ def checks(run: Run) -> Iterator[Check]:
     for where, part in judged:
         for name, percentile, limit in (
             ("end to end", 50, limits.end_to_end_p50),
-            ("end to end", 99, limits.fresh_p99 if run.shape == "rolling" else limits.end_to_end_p99),
-            ("staleness", 99, limits.fresh_p99 if run.shape == "rolling" else limits.stale_p99),
+            ("end to end", 99, limits.fresh_p99 if run.shape in RESTARTING else limits.end_to_end_p99),
+            ("staleness", 99, limits.fresh_p99 if run.shape in RESTARTING else limits.stale_p99),
             ("first row", 99, limits.first_row_p99),
             ("reconnect to fresh", 99, limits.fresh_p99),
             ("edit", 99, limits.edit_p99),
@@ -153,6 +156,8 @@ def checks(run: Run) -> Iterator[Check]:
             yield Check(f"{name}, p{percentile}{where}", part.ms(name, percentile), limit, "ms", Outcome.SLOW)
 
 
+RESTARTING = ("rolling", "soak")
+"""Shapes in which nodes come and go."""
 PROOFS = (": gaps", ": convergence")
 
 
@@ -227,7 +232,7 @@ def report(run: Run, seconds: float) -> tuple[Outcome, str]:
             lines.append(f"step {step['step'] + 1}: {step['users']} users, end to end {values}")
     if run.shape == "ladder":
         lines.append(f"the knee: {knee(run) or 'below the first step'} users")
-    lines += [*run.differences, "", *map(str, found)]
+    lines += [*run.differences, *run.grown, "", *map(str, found)]
     decided = outcome(found)
     lines += ["", f"{decided.name} (exit code {decided.value})"]
     return decided, "\n".join(lines)

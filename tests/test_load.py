@@ -113,3 +113,14 @@ async def test_the_user_of_the_readme_follows_a_table_of_his_own(
     assert entries.keys() >= {"connect", "make view", "dimensions", "schema", "rows", "refresh"}
     assert {entry["num_failures"] for entry in entries.values()} == {0}
     assert entries["refresh"]["num_requests"] >= 2
+
+
+@pytest.mark.cluster
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+async def test_half_an_hour_at_2000_rows_a_second() -> None:
+    outcome, text = await load(
+        "--shape=soak", "--seconds=1800", "--rate=20", "--nodes=2", "--coordinators=2", "--peak=30", "--herd-seconds=20"
+    )
+    print(text)
+    assert outcome is Outcome.PASSED, text

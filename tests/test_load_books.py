@@ -18,6 +18,7 @@ from loadtests.looks import EXPLORED, RAW, SHARED, Look, Oracle, newest_in
 from loadtests.mix import weights
 from loadtests.requests import VIEWPORT_ROWS
 from loadtests.schedule import SPEC, Schedule, encode
+from loadtests.soak import Growth
 from node.gateway import messages
 from tests.oracle import Oracle as TableOracle
 from tests.oracle import comparable_rows
@@ -321,3 +322,12 @@ def test_what_makes_no_sense_ends_with_code_2(arguments: str, words: str, capsys
         load.main(arguments.split())
     assert ended.value.code == Outcome.MISUSED
     assert words in capsys.readouterr().err
+
+
+def test_what_swings_does_not_grow_and_what_creeps_does() -> None:
+    mib = 1 << 20
+    swinging = [(100 + 60 * (number % 9)) * mib for number in range(120)]
+    filling = [min(400, 100 + 10 * number) * mib for number in range(120)]
+    creeping = [(300 + number) * mib for number in range(120)]
+    growth = Growth({"swinging": swinging, "filling": filling, "creeping": creeping, "new": [1]})
+    assert growth.grown() == {"creeping": "creeping grew from at most 359 MiB to 419 MiB"}

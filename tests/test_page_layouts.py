@@ -164,6 +164,26 @@ async def test_panels_come_and_go_with_their_tables(node: Node, browser: Browser
     assert [line for line in tab.complaints if "View not found" not in line] == []  # the viewer's own words for what went
 
 
+async def test_a_viewer_that_fails_is_made_anew(node: Node, browser: Browser) -> None:
+    """As one does whose table goes while it is being restored."""
+    tab = await browser.open(f"{node.url}?table=trades")
+    await expect(tab.cell("a")).to_be_visible()
+    await tab.page.evaluate(
+        """() => {
+            const stage = document.getElementById("stage");
+            let failures = 2;
+            stage.replaceChildren = (...viewers) => {
+                if (viewers.length && failures-- > 0) throw new Error("Panel disposed");
+                Element.prototype.replaceChildren.apply(stage, viewers);
+            };
+        }"""
+    )
+    await node.drop("trades")
+    await node.host(TableSpec("trades", (("id", "string"), ("cost", "float")), index="id"), [{"id": "a", "cost": 7.25}])
+    await expect(tab.row("a")).to_contain_text("7.25")
+    assert [line for line in tab.complaints if "View not found" not in line] == []
+
+
 async def test_everything_can_be_done_without_a_mouse_and_has_a_name(node: Node, browser: Browser) -> None:
     tab = await browser.open(node.url)
     page = tab.page

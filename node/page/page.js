@@ -11,12 +11,15 @@ const RELOAD_MS = 60_000; // once in so long at most for another version: a flee
 const CHANGES = ["perspective-config-update", "perspective-layout-update"];
 const NOTE_MS = 4_000;
 const REFUSAL_MS = 30_000;
+const RETRY_MS = 100;
+const MOST_FAILURES = 6; // in a row
 
 const address = () => new URLSearchParams(location.hash.slice(1)); // a token, a layout: what no server needs to see
 let wanted = new URLSearchParams(location.search).get("table"); // null: whichever comes first
 let theme = remembered("parallax.theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "Pro Dark" : "Pro Light");
 let shown = null; // what is on the stage: see show()
 let link, client, say;
+let failures = 0;
 
 // One at a time, so that what was chosen last is shown in the end.
 let last = Promise.resolve();
@@ -103,7 +106,13 @@ async function keep(mine) {
   mine.kept = JSON.stringify(layout);
   if (mine.isShared) go({ layout: await packed(layout) });
   else save(mine.name, layout);
-  for (const name of tablesOf(layout)) if (!mine.watches.has(name)) await watch(mine, name);
+  for (const name of tablesOf(layout)) {
+    if (mine.watches.has(name)) continue;
+    await watch(mine, name).catch(() => {
+      mine.isGone = true; // it went before we could notice
+      again();
+    });
+  }
 }
 
 async function leave() {
@@ -112,14 +121,25 @@ async function leave() {
   clearTimeout(shown.timer);
   shown = null;
   stage.replaceChildren();
-  for (const { table, id } of watches.values()) await table.remove_delete(id);
-  await viewer.delete().catch((error) => {
-    if (!isGone) throw error; // else: it found its view gone
-  });
+  const ends = [...watches.values()].map(({ table, id }) => table.remove_delete(id));
+  const ended = await Promise.allSettled([...ends, viewer.delete()]);
+  const failed = ended.find(({ status }) => status === "rejected");
+  if (failed && !isGone) throw failed.reason; // else: it found its view gone
 }
 
-/** Bring picker and stage to what is hosted and wanted now. */
+/** Bring picker and stage to what is hosted and wanted now; once more if a table goes just then, and the viewer fails with it. */
 async function follow() {
+  try {
+    await arrange();
+    failures = 0;
+  } catch (error) {
+    if (failures >= MOST_FAILURES) throw error;
+    if (shown) shown.isGone = true;
+    setTimeout(again, RETRY_MS * 2 ** failures++);
+  }
+}
+
+async function arrange() {
   const names = (await client.get_hosted_table_names()).sort();
   const name = [wanted ?? shown?.name, ...(wanted === null ? names : [])].find((one) => names.includes(one));
   picker.replaceChildren(...names.map((one) => new Option(one, one, false, one === name)));

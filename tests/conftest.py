@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from tests.cluster import Cluster
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start processes: they take longest, and side by side the last one decides."""
+    long = {item.path for item in items if item.get_closest_marker("cluster") or item.get_closest_marker("browser")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture
 async def make_cluster(tmp_path: Path) -> "AsyncIterator[Callable[..., Awaitable[Cluster]]]":
     """`await make_cluster(specs, **settings of tests.cluster.Cluster)`: a fleet of real processes, ended with the test.

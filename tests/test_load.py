@@ -78,7 +78,7 @@ async def test_a_load_test_passes_and_measures_all_that_it_promises(tmp_path: Pa
 @pytest.mark.parametrize(
     ("fault", "expected", "said"),
     [
-        ("lag", Outcome.SLOW, r"FAIL end to end, p99"),
+        pytest.param("lag", Outcome.SLOW, r"FAIL end to end, p99", marks=pytest.mark.deep),
         ("loss", Outcome.WRONG, r"FAIL rows lost +100 "),
         ("busy", Outcome.INVALID, r"FAIL generator"),
     ],

@@ -270,6 +270,7 @@ async def test_groups_are_collapsed_and_expanded_by_clicks_and_stay_so(flights: 
     assert tab.complaints == []
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(300)  # twenty viewers start
 async def test_one_of_twenty_collapses_a_group_for_himself(flights: Flights) -> None:
     tabs = [await flights.open(TREE)]

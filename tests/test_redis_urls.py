@@ -183,7 +183,7 @@ PUBLISHER_RULES = "~parallax:* -@all +@read +@stream +evalsha +eval +@connection
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("left_out", ["", " +time"])
+@pytest.mark.parametrize("left_out", [pytest.param("", marks=pytest.mark.deep), " +time"])
 async def test_a_user_with_few_rights(make_cluster: MakeCluster, tmp_path: Path, left_out: str) -> None:
     """Who may not ask what time it is has less to measure by, and does all else."""
     documented = (ROOT / "docs" / "operations.md").read_text()

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180 * PATIENCE)]
 MakeCluster = Callable[..., Awaitable[Cluster]]
 
 SEED = os.environ.get("PARALLAX_TEST_SEED", "1")
-OPERATIONS = int(os.environ.get("PARALLAX_TEST_OPERATIONS", "20000"))
+OPERATIONS = int(os.environ.get("PARALLAX_TEST_OPERATIONS", "8000"))
 MIX = Mix(ragged=0.2, steady=0.7, largest_batch=20, replace=0.1, clear=0.04)
 """Operations that can be merged now and then, as those of real publishers can; and few that wipe what went wrong before."""
 

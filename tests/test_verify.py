@@ -185,5 +185,5 @@ async def test_what_the_command_says_when_it_cannot_ask(make_cluster: MakeCluste
     code, out, err = await command(cluster, "--seconds", "1")
     assert (code, "rows  node-1  no answer" in out, "is there a leader?" in err) == (2, True, True)
     await cluster.server.kill()
-    code, _, err = await command(cluster)
+    code, _, err = await command(cluster, "--seconds", "1")
     assert (code, "Traceback" in err) == (2, False)

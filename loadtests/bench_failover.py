@@ -27,6 +27,7 @@ from loadtests.bench import SPEC, encode
 from parallax.replication.keys import TableKeys
 from parallax.replication.record import Heartbeat, decode_message
 from parallax.replication.snapshot import Manifest
+from parallax.store import STORE_ERRORS
 from parallax.tasks import Tasks
 from tests.cluster import PREFIX, Cluster
 from tests.processes import HOST, until
@@ -52,7 +53,7 @@ async def publish_rows(cluster: Cluster, per_second: float, rows: int) -> None:
         ids = [(mark * rows + number) % 100_000 for number in range(rows)]
         try:
             await cluster.publish(SPEC.name, op="update", format="arrow", data=encode(ids, mark))
-        except OSError:
+        except STORE_ERRORS:
             await asyncio.sleep(0.05)
         await asyncio.sleep(1 / per_second)
 
@@ -84,11 +85,15 @@ async def records(cluster: Cluster) -> AsyncIterator[Gaps]:
     redis = Redis(host=HOST, port=cluster.server.port)
 
     async def listen() -> None:
-        async with redis.pubsub() as pubsub:
-            await pubsub.subscribe(KEYS.feed)
-            async for message in pubsub.listen():
-                if message["type"] == "message" and not isinstance(decode_message(message["data"]), Heartbeat):
-                    gaps.hear()
+        while True:
+            try:
+                async with redis.pubsub() as pubsub:
+                    await pubsub.subscribe(KEYS.feed)
+                    async for message in pubsub.listen():
+                        if message["type"] == "message" and not isinstance(decode_message(message["data"]), Heartbeat):
+                            gaps.hear()
+            except STORE_ERRORS:
+                await asyncio.sleep(0.02)
 
     async with Tasks() as tasks:
         tasks.start(listen(), name="feed")
@@ -199,7 +204,7 @@ def said(values: Sequence[float], unit: str) -> str:
     return f"median {statistics.median(values):8,.2f} {unit}, worst {max(values):8,.2f} {unit}"
 
 
-async def main(rounds: int, directory: Path) -> None:
+async def main(rounds: int, directory: Path, only: str) -> None:
     """Measure everything and print it."""
     place = directory / "faults"
     place.mkdir()
@@ -209,6 +214,8 @@ async def main(rounds: int, directory: Path) -> None:
         await cluster.publish(SPEC.name, op="update", format="arrow", data=encode(range(100), 0))
         await cluster.at_rest()
         for name, ending in SCENARIOS.items():
+            if only not in name:
+                continue
             found = await suffer(cluster, ending, rounds)
             print(f"{name}: longest silence of the feed {said(found['feed'], 'ms')}", flush=True)
             print(f"{name}: longest silence of a viewer on node-2 {said(found['viewer'], 'ms')}", flush=True)
@@ -247,6 +254,7 @@ async def main(rounds: int, directory: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="of the scenarios, those whose names have this in them")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="parallax-bench-") as made:
-        asyncio.run(main(arguments.rounds, Path(made)))
+        asyncio.run(main(arguments.rounds, Path(made), arguments.only))

@@ -27,12 +27,12 @@ from pathlib import Path
 import pyarrow as pa
 from playwright.async_api import expect
 
-from loadtests.bench_report import PAGE
 from parallax.replica.engine import to_ipc
 from parallax.replication.spec import TableSpec
 from parallax.tasks import Tasks
 from tests.browser import Browser, Tab, running_browser
 from tests.cluster import Cluster
+from tests.processes import ROOT
 from tests.test_failover import OBSERVE, SPEC, goes_on, moved_from, node_of, ticking
 from tests.test_failover_panels import GROUPS, KEYS, LAYOUT, VIEWER
 
@@ -65,6 +65,8 @@ LOOK = """() => new Promise(resolve => {
     };
     look();
 })"""
+
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def said(values: Sequence[float]) -> str:

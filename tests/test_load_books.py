@@ -1,6 +1,8 @@
 """The load test's books: every update counted once, nothing lost by adding up, nothing passed that is wrong."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +24,7 @@ from loadtests.soak import Growth
 from node.gateway import messages
 from tests.oracle import Oracle as TableOracle
 from tests.oracle import comparable_rows
+from tests.processes import ROOT
 
 SCHEDULE = Schedule(1_000.0, rate=10.0, seconds=2.3, rows=60, symbols=10)
 
@@ -331,3 +334,13 @@ def test_what_swings_does_not_grow_and_what_creeps_does() -> None:
     creeping = [(300 + number) * mib for number in range(120)]
     growth = Growth({"swinging": swinging, "filling": filling, "creeping": creeping, "new": [1]})
     assert growth.grown() == {"creeping": "creeping grew from at most 359 MiB to 419 MiB"}
+
+
+def test_every_module_can_be_loaded():
+    """Those that nothing else tests, too; in a process of their own, since Locust changes the one that loads it."""
+    names = sorted(f"loadtests.{path.stem}" for path in (ROOT / "loadtests").glob("*.py"))
+    program = f"import importlib\nfor name in {names}: importlib.import_module(name)"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

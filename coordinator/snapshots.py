@@ -38,6 +38,7 @@ class Snapshots:
         self._snapshot_bytes = 0
         self._requested = asyncio.Event()
         self._script = load_script(redis, "coordinator", "snap.lua")
+        self._discard = load_script(redis, "coordinator", "discard.lua")
 
     def weigh(self, size: int) -> None:
         """Note that the log grew by `size` bytes, or was found to be that large when we began to lead."""
@@ -104,12 +105,9 @@ class Snapshots:
         )
 
     async def discard(self, dropped_at: Position) -> None:
-        """Take back the snapshot of a dropped table, and trim its log to the last record."""
-        old = await self._old_chunks()
-        for chunk in old:
-            await self._redis.expire(chunk, UNPUBLISHED_SECONDS)
-        await self._redis.delete(self._keys.manifest)
-        await self._redis.xtrim(self._keys.log, minid=str(dropped_at), approximate=False)
+        """Take back the snapshot of a dropped table, and trim its log to the last record, if that is still there."""
+        keys = [self._keys.manifest, self._keys.log, *await self._old_chunks()]
+        await self._discard(keys=keys, args=[str(dropped_at), UNPUBLISHED_SECONDS])
 
     async def write(self, held: Held, rows: pa.Table, at: Position) -> Manifest:
         """Write the chunks, and return the manifest to publish them with."""

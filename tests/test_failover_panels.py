@@ -46,7 +46,7 @@ LAYOUT = {
 LABELS = ["TOTAL", "g0", "0", "4", "8", "g1", "g2", "2", "6", "g3", "3", "7"]  # g1 is collapsed
 CHARTED = (196, 197, 198, 199)
 SCROLLED = 1000  # pixels
-UNANSWERED = re.compile(r"/websocket' failed: |status of 50[23] .*/websocket\)$")
+UNANSWERED = re.compile(r"/websocket' failed: |status of 50[23] .*/websocket\)$|/websocket: net::ERR_ABORTED")
 VIEWER = "document.querySelector('perspective-viewer')"
 
 

@@ -228,6 +228,20 @@ async def test_a_snapshot_is_published_only_if_it_can_be_used(redis: Any) -> Non
     assert (await page(redis, "0-0"))[1][0] == b"7-10", "the record of the previous manifest stays"
 
 
+async def test_a_dropped_tables_snapshot_goes_only_while_its_end_is_in_the_log(redis: Any) -> None:
+    """Redis may forget the record that dropped it: then the snapshot is all that is left of the table."""
+    discard = load_script(redis, "coordinator", "discard.lua")
+    await fill(redis, 1, 20)
+    await redis.set(CHUNK, "rows", ex=100)
+    assert await snap(redis, "7-10", [CHUNK]) == "yes"
+    keys = [KEYS.manifest, KEYS.log, CHUNK]
+    assert await discard(keys=keys, args=["7-21", 300]) == 0
+    assert (await redis.exists(KEYS.manifest), await redis.ttl(CHUNK), await redis.xlen(KEYS.log)) == (1, -1, 20)
+    assert await discard(keys=keys, args=["7-20", 300]) == 1
+    assert (await redis.exists(KEYS.manifest), await redis.xlen(KEYS.log)) == (0, 1)
+    assert 0 < await redis.ttl(CHUNK) <= 300
+
+
 async def test_payloads_beside_the_log_live_as_long_as_their_records(redis: Any) -> None:
     blobs = [KEYS.chunks(f"b{number}", 2) for number in range(3)]
     for name in [chunk for chunks in blobs for chunk in chunks]:

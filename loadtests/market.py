@@ -16,6 +16,8 @@ SCHEMA = pa.schema(
 TYPES = {"id": "int64", "symbol": "string", "price": "float", "size": "integer", "at": "datetime"}
 SIZES = {"market": 100_000, "middle": 50_000, "small": 10_000, "tiny": 1_000}
 """Tables and their rows."""
+OTHER_SIZE = 1_000_000
+"""Rows of a table that a benchmark made for itself."""
 SYMBOLS = 100
 TICK_ROWS = 100
 
@@ -27,7 +29,7 @@ def rows(table: str) -> bytes:
 
 def tick(table: str, number: int, at: float, count: int = TICK_ROWS) -> bytes:
     """Return one update of 100 rows, or so many. Every price is the time `at` in ms: whoever sorts by it sees how old his picture is."""
-    size = SIZES[table]
+    size = SIZES.get(table, OTHER_SIZE)
     return encode([(number * 7919 + step * 9973) % size for step in range(min(count, size))], at * 1000)
 
 

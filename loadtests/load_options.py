@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from loadtests import schedule, shapes
 from loadtests.load_verdict import Thresholds
@@ -11,13 +12,18 @@ PASSED_ON = ("shape", "peak", "spawn", "mix", "sharing", "herd_seconds", "rate",
 """Options that Locust gets as they are."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every load test is asked for."""
+def add_shared_options(parser: Any) -> None:
+    """Add what Locust is asked for, too."""
     schedule.add_options(parser)
     shapes.add_options(parser)
-    parser.add_argument("--mix", default=MIX, help="kinds of users, relative numbers")
+    parser.add_argument("--mix", default=MIX, help="kinds of users and how many of each, relative to each other")
     parser.add_argument("--sharing", type=float, default=0.8, help="of the viewers, the part that looks at what others see")
     parser.add_argument("--herd-seconds", type=float, default=5.0, help="between two drops of the reconnecters")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every load test is asked for."""
+    add_shared_options(parser)
     parser.add_argument(
         "--limit",
         action="append",

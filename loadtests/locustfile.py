@@ -9,10 +9,10 @@ from typing import Any
 from locust import LoadTestShape, events
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests import schedule, shapes
+from loadtests import load_options, schedule, shapes
 from loadtests.looks import EXPLORED
 from loadtests.measures import install
-from loadtests.mix import MIX, weights
+from loadtests.mix import weights
 from loadtests.users import KINDS, Editor, Explorer, RawSubscriber, Reconnecter, Viewer
 
 __all__ = ["Editor", "Explorer", "RawSubscriber", "Reconnecter", "Shape", "Viewer"]
@@ -21,11 +21,7 @@ __all__ = ["Editor", "Explorer", "RawSubscriber", "Reconnecter", "Shape", "Viewe
 @events.init_command_line_parser.add_listener
 def add_options(parser: Any) -> None:
     """Add our options; workers get the master's."""
-    schedule.add_options(parser)
-    shapes.add_options(parser)
-    parser.add_argument("--mix", default=MIX, help="kinds of users and how many of each, relative to each other")
-    parser.add_argument("--sharing", type=float, default=0.8, help="of the viewers, the part that looks at what others see")
-    parser.add_argument("--herd-seconds", type=float, default=5.0, help="between two drops of the reconnecters")
+    load_options.add_shared_options(parser)
     parser.add_argument("--result", default="", help="a file for the merged books, as JSON")
     parser.add_argument(
         "--lead", type=float, default=3.0, help="without --start: seconds between the last user and update 0"

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,12 +32,25 @@ if TYPE_CHECKING:
     from parallax.replication.spec import TableSpec
     from tests.browser import Browser
     from tests.cluster import Cluster
+    from tests.page_node import Node
+    from tests.relay import Relay
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that start processes: they take longest, and side by side the last one decides."""
     long = {item.path for item in items if item.get_closest_marker("cluster") or item.get_closest_marker("browser")}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture
+async def relay(node: "Node") -> "AsyncIterator[Relay]":
+    """A line to the `node` of the test's module."""
+    from tests.relay import relay_to
+
+    port = urlsplit(node.url).port
+    assert port is not None
+    async with relay_to(port) as relay:
+        yield relay
 
 
 @pytest.fixture

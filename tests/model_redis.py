@@ -8,8 +8,10 @@ import asyncio
 import hashlib
 import selectors
 import socket
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -142,6 +144,15 @@ class Store:
     def _next_published(self) -> tuple[bytes, bytes] | None:
         message = self._feed.read()
         return (message[2], message[3]) if message[0] == b"pmessage" else None
+
+
+@contextmanager
+def running_store() -> Iterator[Store]:
+    """Yield a store, and end it."""
+    with tempfile.TemporaryDirectory(prefix="model") as directory:  # a short path: it is a socket's
+        store = Store(Path(directory))
+        yield store
+        store.close()
 
 
 class _Connection:

@@ -1,9 +1,7 @@
 """A leader dies between any two of its commands to Redis, and Redis forgets any number of its newest writes: see `tests/model.py`."""
 
 import asyncio
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from parallax.replica import chunks
 from tests.model import Fleet, Plan, run
 from tests.model_fleet import WIDER
-from tests.model_redis import Store
+from tests.model_redis import Store, running_store
 from tests.model_truth import State, Truth
 from tests.model_world import Member, Odds
 
@@ -20,10 +18,8 @@ MOST_CALLS = 100
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
-    with tempfile.TemporaryDirectory(prefix="model") as directory:  # a short path: it is a socket's
-        store = Store(Path(directory))
+    with running_store() as store:
         yield store
-        store.close()
 
 
 def present(truth: Truth) -> State:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import expect
@@ -11,7 +10,7 @@ from parallax.replication.spec import TableSpec
 from tests.browser import Browser
 from tests.page_node import TRADED, TRADES, Node
 from tests.processes import PATIENCE, until
-from tests.relay import GREETING, Relay, relay_to
+from tests.relay import GREETING, Relay
 
 pytestmark = pytest.mark.browser
 LEAVING = 1012
@@ -48,14 +47,6 @@ async def node() -> AsyncIterator[Node]:
     node = Node()
     yield node
     await node.close()
-
-
-@pytest.fixture
-async def relay(node: Node) -> AsyncIterator[Relay]:
-    port = urlsplit(node.url).port
-    assert port is not None
-    async with relay_to(port) as relay:
-        yield relay
 
 
 async def test_an_answer_that_takes_long_on_its_way_is_waited_for(node: Node, relay: Relay, browser: Browser) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +11,7 @@ from parallax.link_state import LinkState, View
 from parallax.replication.spec import TableSpec
 from tests.page_node import Node
 from tests.processes import PATIENCE
-from tests.relay import GREETING, Relay, relay_to
+from tests.relay import GREETING, Relay
 
 FIGURES = TableSpec("figures", (("n", "integer"),), index="n")
 NOTES = TableSpec("notes", (("n", "integer"), ("text", "string")), index="n")
@@ -24,14 +23,6 @@ async def node() -> AsyncIterator[Node]:
     await node.host(NOTES, [{"n": number, "text": f"{number:04}" * 500} for number in range(1000)])
     yield node
     await node.close()
-
-
-@pytest.fixture
-async def relay(node: Node) -> AsyncIterator[Relay]:
-    port = urlsplit(node.url).port
-    assert port is not None
-    async with relay_to(port) as relay:
-        yield relay
 
 
 async def test_an_answer_that_takes_long_on_its_way_is_waited_for(relay: Relay) -> None:

@@ -5,17 +5,15 @@ A seed that fails is played again by `python -m pytest tests/test_model.py -k sl
 
 import asyncio
 import os
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from parallax.replication.spec import TableSpec
 from tests.model import Fleet, Plan, run
 from tests.model_fleet import SPEC, WIDER
-from tests.model_redis import Store
+from tests.model_redis import Store, running_store
 from tests.model_world import Odds
 
 FIRST = int(os.environ.get("PARALLAX_TEST_SEED", "1"))
@@ -27,10 +25,8 @@ PARTS = 20
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
-    with tempfile.TemporaryDirectory(prefix="model") as directory:  # a short path: it is a socket's
-        store = Store(Path(directory))
+    with running_store() as store:
         yield store
-        store.close()
 
 
 def test_a_slice_of_random_schedules(store: Store) -> None:

@@ -9,10 +9,23 @@ spec:
     matchLabels:
       {{- include "parallax.selector" . | nindent 6 }}
 {{- end }}
-{{- define "parallax.policyEgress" -}}
+{{/* To the cluster's names. */}}
+{{- define "parallax.policyToNames" -}}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+{{- end }}
+{{/* As viewers, to the nodes. */}}
+{{- define "parallax.policyToNodes" -}}
+- ports:
+    - {port: 8080}
+  to:
+    - podSelector:
+        matchLabels:
+          {{- include "parallax.selector" (list . "node") | nindent 10 }}
+{{- end }}
+{{- define "parallax.policyEgress" -}}
+{{ include "parallax.policyToNames" . }}
 {{- if .Values.valkey.enabled }}
 - ports:
     - {port: 6379}

@@ -68,9 +68,7 @@ class Record:
     blob: "Blob | None" = None  # where the payload is, if it is too large to travel with the record
     # Both by Redis's clock, 0 if unknown: for people and metrics, never for decisions.
     time_ms: int = 0  # when the coordinator sequenced it, as far as it knows that clock
-    accepted_ms: int = (
-        0  # when the oldest of the entries was added to ingest that came with it; the first record of them has it
-    )
+    accepted_ms: int = 0  # when the oldest entry of its batch was added to ingest; the batch's first record has it
 
     def encode(self, version: int | None = None) -> bytes:
         """Return the record's bytes, of the newest version unless another is asked for."""

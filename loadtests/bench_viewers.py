@@ -177,14 +177,15 @@ CASES: dict[str, Callable[[Bench], Awaitable[dict[str, Any]]]] = {
 
 
 def medians(points: Sequence[Point]) -> Point:
-    """Return the medians of each figure; of rounds that failed, that they did."""
+    """Return the medians of each figure, and nothing of what is no number; of rounds that failed, that they did."""
     good = [point for point in points if "failed" not in point]
     if not good:
         return dict(points[0])
     found: Point = {}
     for name in good[0]:
         values = [point[name] for point in good if point.get(name) is not None]
-        found[name] = statistics.median(values) if values else None
+        if all(isinstance(value, int | float) for value in values):
+            found[name] = statistics.median(values) if values else None
     if len(good) < len(points):
         found["failed_rounds"] = len(points) - len(good)
     return found

@@ -34,3 +34,8 @@ def test_medians_leave_out_rounds_that_failed():
     points = [{"rate": 1.0, "age": None}, {"failed": "x"}, {"rate": 3.0, "age": None}, {"rate": 9.0, "age": None}]
     assert medians(points) == {"rate": 3.0, "age": None, "failed_rounds": 1}
     assert medians([{"failed": "x"}]) == {"failed": "x"}
+
+
+def test_medians_are_of_numbers():
+    points = [{"rate": 1.0, "beside": {"redis": 0.1}, "seen": "abc"}, {"rate": 3.0, "beside": {"redis": 0.2}, "seen": "def"}]
+    assert medians(points) == {"rate": 2.0}

@@ -317,6 +317,8 @@ async def test_a_run_is_measured(make: Callable[..., Any], tmp_path: Path):
     options = Options(tmp_path, 1.0, True)
     async with make(options, 1, ("tiny",)) if make is parallax else make(options) as lab:
         point = await lab.point(Load(4, Scene(share=0.5, table="tiny"), seconds=1.0))
+        if lab.fleet is not None:
+            assert not await lab.fleet.views("node-1"), "what is left of it would weigh on what is measured next"
     assert point["refreshes"] > 0
     assert point["errors"] == 0
     node = point["nodes"][0]

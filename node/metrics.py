@@ -2,7 +2,9 @@
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,7 +23,17 @@ from parallax.replication.verdict import Verdict
 
 SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 STAGE_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0)
+UNKNOWN = 0
+"""Stands for the numbers of requests that there are not."""
 SHARERS = (1, 2, 5, 10, 50, 100, 500, 1000)
+
+
+class Latency:
+    """How many requests of one kind took how long: as prometheus_client's histogram, at a fifth of what it costs a request."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.seconds = 0.0
 
 
 class Metrics(Collector):
@@ -33,15 +45,7 @@ class Metrics(Collector):
         self._engine: Engine | None = None
         self._replicas: Iterable[Replica] = ()
         self._clock: RedisClock | None = None
-        latency = Histogram(
-            "parallax_node_request_seconds",
-            "From the arrival of a viewer's request until its answer was put into the outbox",
-            ["request"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self._latency = {number: latency.labels(request=name) for number, name in NAMES.items()}
-        self._unknown = latency.labels(request="unknown")
+        self._latency = {number: Latency() for number in (*NAMES, UNKNOWN)}
         self._stages = Histogram(
             "parallax_node_stage_seconds",
             "How long updates took from one stage of their way to the next, seen with one at a time",
@@ -59,7 +63,10 @@ class Metrics(Collector):
 
     def observe(self, number: int, started: float) -> None:
         """Take note of a request that was answered; `started` is time.monotonic() when it came."""
-        self._latency.get(number, self._unknown).observe(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        latency = self._latency[number if number in NAMES else UNKNOWN]
+        latency.seconds += seconds
+        latency.counts[bisect_left(SECONDS, seconds)] += 1
 
     def stages(self, table: str, redis_time: Callable[[float], float]) -> Stages:
         """Return what watches a table's updates on their way, and observes how long they take."""
@@ -86,6 +93,7 @@ class Metrics(Collector):
         error = math.inf if self._clock is None else self._clock.error_seconds
         text = "By how much Redis's clock may be taken wrong, either way"
         yield GaugeMetricFamily("parallax_node_clock_error_seconds", text, value=error)
+        yield self._requests()
         yield from self._per_table(gateway)
         yield from lags("parallax_node", self._replicas)
         verdicts = CounterMetricFamily(
@@ -132,6 +140,18 @@ class Metrics(Collector):
             ("engine_busy_seconds", "Time that the tables' lanes were at work, all together", engine.busy_seconds),
         ):
             yield CounterMetricFamily(f"parallax_node_{name}", text, value=value)
+
+    def _requests(self) -> Metric:
+        family = HistogramMetricFamily(
+            "parallax_node_request_seconds",
+            "From the arrival of a viewer's request until its answer was put into the outbox",
+            labels=["request"],
+        )
+        for number, latency in self._latency.items():
+            so_far = accumulate(latency.counts)
+            buckets = [(str(most), float(count)) for most, count in zip((*SECONDS, "+Inf"), so_far, strict=True)]
+            family.add_metric([NAMES.get(number, "unknown")], buckets, sum_value=latency.seconds)
+        return family
 
     def _per_table(self, gateway: Gateway) -> Iterator[Metric]:
         views = GaugeMetricFamily(

@@ -299,7 +299,7 @@ class Link:
             if response.number == wire.SERVER_ERROR:
                 log.warning("subscribers of rows were not told of all of them: %s", first_text(response.body))
             else:
-                self._answers.put_nowait(replace(response, msg_id=msg_id, number=ON_UPDATE).encode())
+                self._answers.put_nowait(response._replace(msg_id=msg_id, number=ON_UPDATE).encode())
             return
         if response.msg_id in self._wholes.values():
             return
@@ -355,7 +355,7 @@ class Link:
         for msg_id, waiting in list(self._waiting.items()):
             if waiting.request.number == VIEW_DELETE:  # on this connection, it never was there
                 del self._waiting[msg_id]
-                self._answers.put_nowait(replace(waiting.request, body=b"").encode())
+                self._answers.put_nowait(waiting.request._replace(body=b"").encode())
             elif msg_id not in self._watches:
                 waiting.is_sent = True
                 self._send(waiting.frame)

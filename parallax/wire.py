@@ -6,14 +6,19 @@ Only this layer is read by hand, so that an answer of many megabytes can be put 
 that a message id can be told even of a request that is otherwise broken.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 SERVER_ERROR = 50
 """The field of a Response that carries an error instead of an answer."""
 
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 _MOST_VARINT_BYTES = 10
+_MOST_MSG_ID = 0xFFFFFFFF
+_SHORT = 160
+"""Bytes of a request that asks for something small about a view: viewers send the same ones again and again."""
+_MOST_KEPT = 1 << 14
 
 
 class Status(IntEnum):
@@ -39,8 +44,7 @@ class Refused(Exception):
         super().__init__(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """One Request or Response, its body as bytes. `number` is 0 if there is no body (as in a hosted-tables notice)."""
 
     msg_id: int
@@ -55,13 +59,14 @@ class Envelope:
 
 def head(msg_id: int, entity_id: str, number: int, size: int) -> bytes:
     """Return what stands in a frame before a body of `size` bytes."""
-    parts = [b"\x08", varint(msg_id)]
-    if entity_id:
-        entity = entity_id.encode()
-        parts += (b"\x12", varint(len(entity)), entity)
-    if number:
-        parts += (varint(number << 3 | _BYTES), varint(size))
-    return b"".join(parts)
+    start = b"\x08" + varint(msg_id) + _named(entity_id)
+    return start + varint(number << 3 | _BYTES) + varint(size) if number else start
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _named(entity_id: str) -> bytes:
+    entity = entity_id.encode()
+    return b"\x12" + varint(len(entity)) + entity if entity else b""
 
 
 def error(msg_id: int, entity_id: str, text: str, status: Status = Status.SERVER_ERROR) -> Envelope:
@@ -75,6 +80,10 @@ def error(msg_id: int, entity_id: str, text: str, status: Status = Status.SERVER
 
 def varint(value: int) -> bytes:
     """Encode a number of 0 or more."""
+    if value < 1 << 7:
+        return bytes((value,))
+    if value < 1 << 14:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -94,7 +103,21 @@ def decode(frame: bytes) -> Envelope:
     Raises:
         Malformed: it is not one message with at most one body.
     """
-    msg_id, entity_id, number, body = 0, "", 0, b""
+    if len(frame) <= _SHORT and frame[:1] == b"\x08":
+        try:
+            msg_id, at = _varint(frame, 1)
+            again, entity_id, number, body = _read_short(frame[at:])  # all but the message id was seen before, mostly
+        except (ValueError, Malformed):
+            pass  # said below
+        else:
+            return Envelope(msg_id & _MOST_MSG_ID if again is None else again, entity_id, number, body)
+    known, entity_id, number, body = _read(frame)
+    return Envelope(known or 0, entity_id, number, body)
+
+
+def _read(frame: bytes) -> tuple[int | None, str, int, bytes]:
+    """Return what stands in a frame: message id (None if there is none), entity, number and body."""
+    msg_id, entity_id, number, body = None, "", 0, b""
     at, end = 0, len(frame)
     try:
         while at < end:
@@ -103,7 +126,7 @@ def decode(frame: bytes) -> Envelope:
             if kind == _VARINT:
                 value, at = _varint(frame, at)
                 if field == 1:
-                    msg_id = value & 0xFFFFFFFF
+                    msg_id = value & _MOST_MSG_ID
                     continue
             elif kind == _BYTES:
                 size, at = _varint(frame, at)
@@ -120,8 +143,11 @@ def decode(frame: bytes) -> Envelope:
                     continue
             raise ValueError(f"field {field} of wire type {kind}")
     except ValueError as wrong:
-        raise Malformed(f"not a readable message: {wrong}", msg_id, entity_id) from wrong
-    return Envelope(msg_id, entity_id, number, body)
+        raise Malformed(f"not a readable message: {wrong}", msg_id or 0, entity_id) from wrong
+    return msg_id, entity_id, number, body
+
+
+_read_short = lru_cache(maxsize=_MOST_KEPT)(_read)
 
 
 def _varint(frame: bytes, at: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -292,7 +292,7 @@ class Comparison:
                 told.config.filter_op = asked.filter_op
             del told.config.filter[:]
             told.config.filter.extend(kept)
-            answer = replace(answer, body=messages.encode(told))
+            answer = answer._replace(body=messages.encode(told))
         return answer
 
     def _new_twin(self, table: str, config: bytes, engine_id: str, *, hears: str = "plain") -> Twin:

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import websockets
@@ -165,7 +165,7 @@ def _frame(request: Envelope, bender: Bender, rng: random.Random) -> tuple[str, 
     if dice < 0.65:  # only what is in the envelope
         way, body = bender.bend(request.body)
         if isinstance(body, bytes):
-            return f"{way} inside", replace(request, body=body).encode()
+            return f"{way} inside", request._replace(body=body).encode()
     return bender.bend(request.encode())
 
 

@@ -36,7 +36,7 @@ class Stream:
 
 def protocol(stream: Stream) -> Any:
     made: Any = object.__new__(Protocol)
-    made.stream, made._wire_bytes_in = stream, 0
+    made.stream, made._wire_bytes_in, made._fragmented_message_buffer, made._decompressor = stream, 0, None, None
     return made
 
 
@@ -69,10 +69,24 @@ async def test_a_packet_of_frames_is_asked_for_once():
     assert stream.asked == 1
 
 
-def test_tornado_reads_frames_by_the_method_that_is_replaced():
+async def test_short_messages_are_not_asked_for_in_pieces():
+    stream = Stream(b"".join(frame(b"%d" % number * 20, 2) for number in range(6)), [])
+    reader = protocol(stream)
+    heard: list[bytes] = []
+    reader._handle_message = lambda opcode, data: heard.append(data)
+    for _ in range(6):
+        await reader._receive_frame()
+    assert heard == [b"%d" % number * 20 for number in range(6)]
+    assert stream.asked == 1
+    assert reader._wire_bytes_in == 6 * 26
+
+
+def test_tornado_reads_frames_by_the_methods_that_are_replaced():
     source = inspect.getsource(WebSocketProtocol13._receive_frame)
     assert "self._read_bytes(" in source
     assert "stream" not in source
+    assert "self._handle_message(opcode, data)" in source
+    assert "self._receive_frame()" in inspect.getsource(WebSocketProtocol13._receive_frame_loop)
 
 
 class Echo(FrameHandler):

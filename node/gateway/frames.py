@@ -1,20 +1,54 @@
 """How the frames of a websocket are read: all that has arrived at once."""
 
+from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 ARRIVED_BYTES = 1 << 16
 """So much is taken from a viewer's stream at once, of what is there."""
+FINAL, BINARY, MASKED = 0x80, 0x2, 0x80
+LONG = 126
+"""From so many bytes on, a frame's length stands in bytes of its own: RFC 6455, section 5.2."""
 
 
 class Protocol(WebSocketProtocol13):
     """Tornado's protocol, which asks the stream for each frame in three pieces; here they are cut from all that has arrived.
 
     A viewer's refresh is six frames in one packet, and to ask the stream eighteen times was an eighth of the event loop's work.
-    At most one lot and one frame are held, as in the stream before.
+    At most one lot and one frame are held, as in the stream before. What is a short message, and whole, is not waited for at all;
+    every other frame is Tornado's to judge.
     """
 
     _arrived = b""
     _at = 0
+
+    async def _receive_frame(self) -> None:
+        if not self._arrived:
+            self._arrived = await self.stream.read_bytes(ARRIVED_BYTES, partial=True)
+        message = self._short_message()
+        if message is None:
+            await super()._receive_frame()
+        elif (handled := self._handle_message(BINARY, message)) is not None:
+            await handled
+
+    def _short_message(self) -> bytes | None:
+        at, arrived = self._at, self._arrived
+        if arrived[at] != FINAL | BINARY or self._fragmented_message_buffer is not None or self._decompressor is not None:
+            return None
+        start = at + 6  # the first byte, the length, the mask
+        if start > len(arrived) or not MASKED < arrived[at + 1] < MASKED + LONG:
+            return None
+        end = start + arrived[at + 1] - MASKED
+        if end > len(arrived):
+            return None
+        message: bytes = _websocket_mask(arrived[at + 2 : start], arrived[start:end])
+        self._moved_to(end)
+        self._wire_bytes_in += end - at
+        return message
+
+    def _moved_to(self, end: int) -> None:
+        self._at = end
+        if end == len(self._arrived):
+            self._arrived, self._at = b"", 0
 
     async def _read_bytes(self, n: int) -> bytes:
         end = self._at + n
@@ -26,9 +60,7 @@ class Protocol(WebSocketProtocol13):
                 rest += await self.stream.read_bytes(ARRIVED_BYTES, partial=True)
             self._arrived, self._at, end = rest, 0, n
         found = self._arrived[self._at : end]
-        self._at = end
-        if end == len(self._arrived):
-            self._arrived, self._at = b"", 0
+        self._moved_to(end)
         self._wire_bytes_in += n
         return found
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from tornado.iostream import StreamClosedError
 
 from node.auth import EVERYTHING, Auth, Unauthorized
-from node.gateway.frames import FrameHandler
+from node.gateway.frames import FINAL, FrameHandler
 from node.gateway.gateway import Gateway
 from node.gateway.link import NotALink
 from node.gateway.outbox import BINARY, LOT_BYTES, Frame
@@ -20,8 +20,10 @@ from node.gateway.session import Session
 from node.settings import NodeSettings, listed
 
 UNSUPPORTED = 1003
-FINAL, CONTINUATION = 0x80, 0x0
+CONTINUATION = 0x0
 """Of a websocket frame's first byte, RFC 6455, section 5.2."""
+CHUNK_BYTES = 1 << 13
+"""Tornado makes, and clears, a buffer of this size whenever it asks the system; requests are small."""
 UNSENT_BYTES = 1 << 17
 """What the kernel holds unsent for one viewer: the less, the newer is what a slow viewer gets."""
 
@@ -87,6 +89,7 @@ class ViewerHandler(FrameHandler):
         stream = self.ws_connection.stream
         assert stream is not None
         self._stream = stream
+        stream.read_chunk_size = CHUNK_BYTES
         if stream.closed():
             return  # he left while his token was checked
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):

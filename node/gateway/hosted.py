@@ -86,17 +86,20 @@ class Hosted:
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
-    def read_at_once(self, answers: Answers, number: int, body: bytes, *, is_cheap: bool) -> Answer | None:
-        """Return an answer that is known, or that takes the engine no time; None if one has to wait for it.
+    def known(self, answers: Answers, number: int, body: bytes) -> Answer | None:
+        """Return an answer that is there, if it is of the table as it is now."""
+        answer = answers.get((number, body), self.table.version)
+        if answer is not None:
+            self._counts.shared += 1
+        return answer
+
+    def read_at_once(self, answers: Answers, number: int, body: bytes) -> Answer | None:
+        """Return an answer that takes the engine no time; None if the engine is busy.
 
         Raises:
             StaleGeneration: the table was dropped or changed its shape.
         """
-        answer = answers.get((number, body), self.table.version)
-        if answer is not None:
-            self._counts.shared += 1
-            return answer
-        if not is_cheap or not self.table.is_idle:
+        if not self.table.is_idle:
             return None
         msg_id = next(self._numbers)
         request = Envelope(msg_id, answers.entity_id, number, body).encode()
@@ -110,11 +113,10 @@ class Hosted:
         Raises:
             StaleGeneration: as above.
         """
-        question = (number, body)
-        answer = answers.get(question, self.table.version)
+        answer = self.known(answers, number, body)
         if answer is not None:
-            self._counts.shared += 1
             return answer
+        question = (number, body)
         flight = answers.flights.get(question)
         if flight is None:
             flight = answers.flights[question] = asyncio.get_running_loop().create_future()

@@ -61,8 +61,10 @@ class Link:
 
     def tell_position(self, hosted: "Hosted") -> None:
         """Tell how far the table is that the viewer is about to be told of."""
+        if not self.is_there:
+            return
         position = hosted.table.work.visible
-        if self.is_there and position and self._told.get(hosted.name) != position:
+        if position and self._told.get(hosted.name) != position:
             self._told[hosted.name] = position
             self._send({"position": {hosted.name: position}})
 

@@ -210,19 +210,20 @@ class Session:
             if number in CHANGE_STATE:
                 return False
             body = canonical(VIEW_READS[number], request.body)
-            answer = view.hosted.read_at_once(
-                view.shared.answers, number, body, is_cheap=is_cheap(number, body, view.config, view.hosted.columns)
-            )
+            hosted, answers = view.hosted, view.shared.answers
+            answer = hosted.known(answers, number, body)
+            if answer is None and is_cheap(number, body, view.config, hosted.columns):
+                answer = hosted.read_at_once(answers, number, body)
             if answer is None:
                 return False
-            self._pass_on(request, view.hosted, answer)
+            self._pass_on(request, hosted, answer)
         elif number in (TABLE_SCHEMA, TABLE_SIZE):
             hosted = self._table(request)
             body = canonical("Empty", request.body)
-            table_answer = hosted.read_at_once(hosted.answers, number, body, is_cheap=True)
-            if table_answer is None:
+            answer = hosted.known(hosted.answers, number, body) or hosted.read_at_once(hosted.answers, number, body)
+            if answer is None:
                 return False
-            self._pass_on(request, hosted, table_answer)
+            self._pass_on(request, hosted, answer)
         elif number == FEATURES:
             self._reply(request, messages.encode(safety.offered()))
         elif number == HOSTED:

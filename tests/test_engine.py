@@ -12,6 +12,7 @@ import pytest
 from parallax.errors import EngineRefused
 from parallax.replica.digest import digest
 from parallax.replica.engine import Engine, EngineTable, Listener, StaleGeneration, to_ipc
+from parallax.replica.frame_clock import pause_after
 from parallax.replication.record import Op
 from parallax.replication.spec import TableSpec
 from tests.encodings import arrow_streams
@@ -193,6 +194,11 @@ async def test_the_frame_clock_polls_at_once_after_quiet_and_then_by_frames() ->
     assert len(moments) <= 3  # eight applies, some in the load's frame, the rest in the next
     assert moments[-1][1] - started < 1
     await engine.close()
+
+
+@pytest.mark.parametrize(("poll", "pause"), [(0.0, 0.05), (0.01, 0.04), (0.04, 0.01), (0.05, 0.0125), (0.4, 0.1)])
+def test_polls_begin_a_frame_apart_and_leave_a_fifth_of_the_time(poll: float, pause: float) -> None:
+    assert pause_after(poll, 0.05) == pytest.approx(pause)
 
 
 async def test_notifications_come_after_the_version_was_raised(table: EngineTable) -> None:

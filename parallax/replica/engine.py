@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from parallax.errors import EngineRefused
 from parallax.replica import filling
 from parallax.replica.encodings import delete_view, to_ipc, typed
+from parallax.replica.frame_clock import pause_after
 from parallax.replica.journal import Journal
 from parallax.replica.stages import Stages
 from parallax.replication.record import Op
@@ -335,11 +336,10 @@ class EngineTable:
         return value, error, frames, self._polls - polls
 
     def _schedule_poll(self) -> None:
-        """Poll at once after a quiet time, otherwise one frame after the last poll, and never more than half of the time."""
+        """Poll at once after a quiet time, otherwise when the last poll has had its pause."""
         if self._queued is None or self._timer is not None or self._closed:
             return
-        rest = max(self._engine.frame_seconds, self._poll_seconds)
-        due = max(0.0, self._polled_at + rest - time.monotonic())
+        due = max(0.0, self._polled_at + pause_after(self._poll_seconds, self._engine.frame_seconds) - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(due, self._poll_is_due)
 
     def _poll_is_due(self) -> None:

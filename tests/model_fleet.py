@@ -46,13 +46,13 @@ class Table:
         """How many there are."""
         return len(self.held)
 
-    async def load(self, spec: TableSpec, data: pa.Table) -> None:
+    async def load(self, spec: TableSpec, data: pa.Table, position: str = "") -> None:
         """Hold other rows."""
         await self._yield()
         self.spec, self.held = spec, numbers_of(data)
         self.generation += 1
 
-    async def apply(self, changes: Sequence[tuple[Op, bytes]]) -> None:
+    async def apply(self, changes: Sequence[tuple[Op, bytes]], position: str = "") -> None:
         """Apply changes in order."""
         for op, payload in changes:
             assert op is Op.UPDATE, "the model's publishers only add"

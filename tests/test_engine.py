@@ -175,6 +175,36 @@ async def test_what_is_queued_is_seen_after_the_poll_and_version_counts_polls(ta
     assert table.version == version + 1
 
 
+async def test_what_is_applied_after_a_quiet_time_is_seen_in_the_same_turn() -> None:
+    engine = Engine(frame_seconds=0.3)
+    table = engine.table("t")
+    await table.load(SPEC, SPEC.arrow_schema.empty_table())
+    for number in (1, 2):
+        await table.apply([update(id=[f"j{number}"], a=[1])], f"1-{number}")
+        assert (table.rows, table.work.visible) == (2 * number - 1, f"1-{number}")
+        await table.apply([update(id=[f"k{number}"], a=[1])], f"2-{number}")
+        assert (table.rows, table.work.visible) == (2 * number - 1, f"1-{number}"), "the last poll was a moment ago"
+        await asyncio.sleep(0.7)
+        assert (table.rows, table.work.visible) == (2 * number, f"2-{number}")
+    await engine.close()
+
+
+async def test_a_poll_shows_no_position_that_waits_for_its_turn() -> None:
+    engine = Engine(frame_seconds=NEVER)
+    table = engine.table("t")
+    await table.load(SPEC, SPEC.arrow_schema.empty_table())
+    await table.apply([update(id=["i"], a=[1])], "1-1")
+    await table.flush()
+    await table.apply([update(id=["j"], a=[1])], "1-2")
+    seen: list[str] = []
+    table.add_listener(Listener(lambda frames: seen.append(table.work.visible), lambda: None))
+    await table.request([MAKE_VIEW], table.generation, opens="v")
+    await table.request([SUBSCRIBE], table.generation)
+    await asyncio.gather(table.flush(), table.apply([update(id=["k"], a=[1])], "1-3"))
+    assert seen == ["1-2"]
+    await engine.close()
+
+
 async def test_the_frame_clock_polls_at_once_after_quiet_and_then_by_frames() -> None:
     engine = Engine(frame_seconds=0.2)
     table = engine.table("t")

@@ -174,10 +174,10 @@ def test_one_record_at_a_time_is_followed_to_its_end(monkeypatch: pytest.MonkeyP
     stages.received(record(1), 100.0)
     now = 101.0
     stages.notified(is_heard=True)  # of what was applied before
-    stages.applied([record(1)], is_visible=False)
+    stages.applied([record(1)], time.monotonic(), is_visible=False)
     stages.received(record(2), 101.5)  # comes while the first is on its way
     stages.given_up()
-    stages.applied([record(2)], is_visible=False)
+    stages.applied([record(2)], time.monotonic(), is_visible=False)
     now = 104.0
     assert (seen, stages.is_awaited) == ([], False)
     stages.notified(is_heard=True)
@@ -188,6 +188,18 @@ def test_one_record_at_a_time_is_followed_to_its_end(monkeypatch: pytest.MonkeyP
     assert seen[4:] == [("fetched", 5.0)]
 
 
+def test_what_was_polled_in_the_turn_in_which_it_was_applied_has_both_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, seen = 100.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stages = Stages(lambda moment: moment, lambda stage, seconds: seen.append((stage, seconds)))
+    stages.received(record(1), 100.0)
+    now = 103.0
+    stages.notified(is_heard=True)
+    stages.applied([record(1)], 101.0, is_visible=True)
+    assert seen[2:] == [("applied", 1.0), ("notified", 2.0)]
+    assert stages.is_awaited
+
+
 def test_only_who_was_told_of_it_fetches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A viewer who comes much later found it there."""
     now, seen = 100.0, []
@@ -195,7 +207,7 @@ def test_only_who_was_told_of_it_fetches_it(monkeypatch: pytest.MonkeyPatch) -> 
     stages = Stages(lambda moment: moment, lambda stage, seconds: seen.append(stage))
     for is_heard, pause in ((False, 1.0), (True, LONGEST_SECONDS + 1), (True, 1.0)):
         stages.received(record(1), now)
-        stages.applied([record(1)], is_visible=False)
+        stages.applied([record(1)], time.monotonic(), is_visible=False)
         stages.notified(is_heard=is_heard)
         assert stages.is_awaited == is_heard
         now += pause
@@ -209,15 +221,15 @@ def test_what_is_not_applied_is_forgotten_and_what_is_visible_at_once_is_notifie
     seen: list[str] = []
     stages = Stages(lambda moment: moment, lambda stage, seconds: seen.append(stage))
     stages.received(record(1), 0.0)
-    stages.applied([record(7)], is_visible=True)  # others
+    stages.applied([record(7)], time.monotonic(), is_visible=True)  # others
     stages.given_up()
-    stages.applied([record(1)], is_visible=True)  # read from the log, later
+    stages.applied([record(1)], time.monotonic(), is_visible=True)  # read from the log, later
     assert seen == []
     stages.received(record(8), 0.0)
-    stages.applied([record(7), record(8)], is_visible=True)
+    stages.applied([record(7), record(8)], time.monotonic(), is_visible=True)
     assert seen == ["sequenced", "received", "applied", "notified"]
     stages.received(Record(Op.CLEAR, Position(1, 9), Position(1, 8)), 0.0)  # nobody knows since when
-    stages.applied([Record(Op.CLEAR, Position(1, 9), Position(1, 8))], is_visible=True)
+    stages.applied([Record(Op.CLEAR, Position(1, 9), Position(1, 8))], time.monotonic(), is_visible=True)
     assert len(seen) == 4
 
 

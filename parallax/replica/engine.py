@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from parallax.errors import EngineRefused
 from parallax.replica import filling
 from parallax.replica.encodings import delete_view, to_ipc, typed
-from parallax.replica.frame_clock import pause_after
+from parallax.replica.frame_clock import FrameClock
 from parallax.replica.journal import Journal
 from parallax.replica.stages import Stages
 from parallax.replication.record import Op
@@ -121,6 +121,8 @@ class EngineTable:
         """The table's size at the last poll."""
         self.busy_seconds = 0.0
         """How long the lane was at work, polls included."""
+        self.applied_at = 0.0
+        """time.monotonic() when the last operations had been applied."""
         self.work = engine.journal.open(name)  # what the lane is at work on
         self.stages = engine.stages(name)
         self._engine = engine
@@ -140,7 +142,7 @@ class EngineTable:
         self._whole: Any = None  # a view of all columns, while somebody reads the table in pieces
         self._queued: Op | None = None  # what the queue ends with, None if all is polled
         self._polls = 0
-        self._polled_at = self._poll_seconds = 0.0  # time.monotonic() after the last poll, and how long it took
+        self._clock = FrameClock(engine.frame_seconds)
         self._broken: str | None = None  # a poll that failed: the contents are unknown until the next load
 
     @property
@@ -150,7 +152,7 @@ class EngineTable:
 
     # Writing --------------------------------------------------------------------------------------------------------
 
-    async def load(self, spec: TableSpec, data: pa.Table) -> None:
+    async def load(self, spec: TableSpec, data: pa.Table, position: str = "") -> None:
         """Make the table hold exactly `data`, whose schema is `spec.arrow_schema`.
 
         Views live on if the table had the same columns, index and limit; otherwise they are gone.
@@ -158,16 +160,18 @@ class EngineTable:
         Raises:
             EngineRefused: the engine would not take it; the contents are unknown until a load succeeds.
         """
-        await self._in_lane(lambda: self._load(spec, data))
+        await self._in_lane(lambda: self._load(spec, data), position=position)
 
-    async def apply(self, operations: Sequence[tuple[Op, bytes]]) -> None:
-        """Apply updates, removes, replaces and clears, in order; readers see them at the next poll.
+    async def apply(self, operations: Sequence[tuple[Op, bytes]], position: str = "") -> None:
+        """Apply updates, removes, replaces and clears, in order; readers see them at the next poll, which may be part of it.
+
+        `position`: of the last one, in the log.
 
         Raises:
-            EngineRefused: one was refused, those before it were applied.
+            EngineRefused: one was refused, those before it were applied; or the poll failed.
         """
         try:
-            await self._in_lane(lambda: self._apply(operations))
+            await self._in_lane(lambda: self._apply_and_poll(operations), position=position)
         finally:
             self._schedule_poll()
 
@@ -285,13 +289,13 @@ class EngineTable:
 
     # The lane -------------------------------------------------------------------------------------------------------
 
-    async def _in_lane(self, job: Callable[[], Any], *, is_request: bool = False) -> Any:
+    async def _in_lane(self, job: Callable[[], Any], *, is_request: bool = False, position: str = "") -> Any:
         await self._lane.acquire()
         if self._closed:
             self._lane.release()
             raise StaleGeneration
         generation = self.generation
-        future = asyncio.get_running_loop().run_in_executor(self._engine.executor, self._run, job, is_request)
+        future = asyncio.get_running_loop().run_in_executor(self._engine.executor, self._run, job, is_request, position)
 
         def hand_over(done: "asyncio.Future[tuple[Any, BaseException | None, list[bytes], int]]") -> None:
             _, _, frames, polls = done.result()
@@ -319,10 +323,13 @@ class EngineTable:
         self._freed.set()
         self._freed = asyncio.Event()
 
-    def _run(self, job: Callable[[], Any], is_request: bool) -> tuple[Any, BaseException | None, list[bytes], int]:
+    def _run(
+        self, job: Callable[[], Any], is_request: bool, position: str
+    ) -> tuple[Any, BaseException | None, list[bytes], int]:
         """Run a job in its thread; return what it gave or raised, what the engine said, and how many polls there were."""
         polls, started = self._polls, time.monotonic()
         value, error = None, None
+        self.work.position = position or self.work.position
         try:
             if not is_request:
                 self.work.on_rows(self._views.values())
@@ -336,11 +343,9 @@ class EngineTable:
         return value, error, frames, self._polls - polls
 
     def _schedule_poll(self) -> None:
-        """Poll at once after a quiet time, otherwise when the last poll has had its pause."""
         if self._queued is None or self._timer is not None or self._closed:
             return
-        due = max(0.0, self._polled_at + pause_after(self._poll_seconds, self._engine.frame_seconds) - time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(due, self._poll_is_due)
+        self._timer = asyncio.get_running_loop().call_later(self._clock.seconds_left, self._poll_is_due)
 
     def _poll_is_due(self) -> None:
         self._timer = None
@@ -362,8 +367,7 @@ class EngineTable:
         finally:
             self._queued, self.work.visible = None, self.work.position
             self._polls += 1
-            self._polled_at = time.monotonic()
-            self._poll_seconds = self._polled_at - started
+            self._clock.polled(started)
 
     def _load(self, spec: TableSpec, data: pa.Table) -> None:
         if self.spec is not None and self.spec.shape != spec.shape:
@@ -387,6 +391,12 @@ class EngineTable:
         self._is_new = True
         self.spec = spec
         self.generation += 1
+
+    def _apply_and_poll(self, operations: Sequence[tuple[Op, bytes]]) -> None:
+        self._apply(operations)
+        self.applied_at = time.monotonic()
+        if not self._clock.seconds_left:  # in the same turn: a busy event loop would be long in asking for another one
+            self._poll()
 
     def _apply(self, operations: Sequence[tuple[Op, bytes]]) -> None:
         self._check()

@@ -251,7 +251,7 @@ class Replica:
 
     async def _apply(self, records: list[Record]) -> e.Event | None:
         """Apply records in order; those that change rows go to the engine together. Return what went wrong, if anything."""
-        changes: list[tuple[Op, bytes]] = []
+        changes: list[tuple[Record, bytes]] = []
         try:
             payloads = [await self._source.payload(record) for record in records]
         except (ChunksGone, *STORE_ERRORS) as error:
@@ -259,7 +259,6 @@ class Replica:
             return e.PayloadMissing(self.applied, is_gone=isinstance(error, ChunksGone))
         verifies = [record.position for record in records if record.op is Op.VERIFY]
         async with self._state_lock:
-            self.table.work.position = text(records[-1].position)
             try:
                 for record, payload in zip(records, payloads, strict=True):
                     if record.position in verifies[:-1]:
@@ -268,7 +267,7 @@ class Replica:
                         await self._apply_changes(changes)
                         await self._apply_control(record)
                     else:
-                        changes.append((record.op, payload))
+                        changes.append((record, payload))
                 await self._apply_changes(changes)
             except EngineRefused as error:
                 self._note(str(error))
@@ -277,15 +276,16 @@ class Replica:
             for record in records:
                 self.window.advance(record.producers)
             self.applied = records[-1].position
+            self.table.work.position = text(self.applied)
             self.table.settle()
             if self.table.stages is not None:
-                self.table.stages.applied(records, is_visible=self.table.is_visible)
+                self.table.stages.applied(records, self.table.applied_at, is_visible=self.table.is_visible)
             self.records += len(records)
         return None
 
-    async def _apply_changes(self, changes: list[tuple[Op, bytes]]) -> None:
+    async def _apply_changes(self, changes: list[tuple[Record, bytes]]) -> None:
         if changes:
-            await self.table.apply(changes)
+            await self.table.apply([(record.op, payload) for record, payload in changes], text(changes[-1][0].position))
             changes.clear()
 
     async def _apply_control(self, record: Record) -> None:
@@ -300,7 +300,7 @@ class Replica:
             if record.prev == ORIGIN:
                 self.window = Window()
             if held is None or record.prev == ORIGIN:
-                await self.table.load(record.spec, record.spec.arrow_schema.empty_table())
+                await self.table.load(record.spec, record.spec.arrow_schema.empty_table(), text(record.position))
             elif held != record.spec:
                 await self.table.alter(record.spec)
 
@@ -342,9 +342,8 @@ class Replica:
             self._note(f"the snapshot cannot be read: {error}")
             return e.ReadFailed()
         async with self._state_lock:
-            self.table.work.position = text(manifest.position)
             try:
-                await self.table.load(manifest.spec, rows)
+                await self.table.load(manifest.spec, rows, text(manifest.position))
             except EngineRefused as error:
                 self._note(str(error))
                 self.applied = ORIGIN

@@ -54,13 +54,13 @@ class Stages:
             sequenced = min(both, max(0.0, (record.time_ms - record.accepted_ms) / 1000))
             self._underway = _Underway(record.position, sequenced, both - sequenced, at)
 
-    def applied(self, records: Iterable[Record], *, is_visible: bool) -> None:
-        """Records were handed to the engine, and are visible there, or will be with the next poll."""
+    def applied(self, records: Iterable[Record], at: float, *, is_visible: bool) -> None:
+        """Records were handed to the engine, by a moment of time.monotonic(), and are visible there, or will be with the next poll."""
         underway = self._underway
         if underway is None or underway.applied_at is not None:
             return
         if any(record.position == underway.position for record in records):
-            underway.applied_at = time.monotonic()
+            underway.applied_at = max(at, underway.received_at)  # earlier, if none of them changed rows
             if is_visible:
                 self._end()
 

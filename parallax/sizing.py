@@ -23,6 +23,12 @@ MOST_NODES = 100
 LEAST_REFRESHES = 0.1
 """A second. A plan with fewer is none."""
 MIB, GIB = 1 << 20, 1 << 30
+SIDE_BY_SIDE = 1.8
+"""So many times as fast is a table refreshed whose views are many, on two processors: the engine takes several at a time."""
+ENGINE_SHARE = 0.75
+"""Of what a node's processors have left for views and viewers: the rest is for the viewers, when the plan says how often they are refreshed."""
+GROUPED_ROWS = 1000
+"""Rows of one refresh that cost a grouped view something: with so many, nearly every group has changed."""
 LOG_BYTES = 32 * MIB
 """What a table's log weighs at least before it is cut: the coordinator's snapshot_min_bytes."""
 ENTRY_BYTES = 900
@@ -155,7 +161,8 @@ def node_work(
         count = views.get(kind, 0.0)
         work[f"{kind} view, poll"] = count * polls
         work[f"{kind} view, poll, row of the table"] = count * polls * table_rows
-        work[f"{kind} view, row"] = count * rows
+    work["sorted view, row"] = views.get("sorted", 0.0) * rows
+    work["grouped view, row"] = views.get("grouped", 0.0) * polls * min(rows / polls, GROUPED_ROWS) if polls else 0.0
     return work
 
 
@@ -206,7 +213,10 @@ def _as_often_as_possible(demand: Demand, costs: Mapping[str, Any]) -> float:
     entries, rows = demand.entries_per_second, demand.rows
     rest = cost(costs["engine"], node_work(0.0, entries, rows, 0.0, views, demand.table_rows) | {"second": 0.0})
     each = cost(costs["engine"], node_work(0.0, 0.0, 0.0, 1.0, views, demand.table_rows) | {"second": 0.0})
-    room = max(0.0, 0.99 * demand.headroom * demand.tables - rest)
+    turns = demand.headroom * demand.tables * min(SIDE_BY_SIDE, demand.cores_per_node)
+    loop = cost(costs["loop"], node_work(0.0, entries, rows, 0.0, {}, 0.0))
+    processors = demand.headroom * demand.cores_per_node - loop - cost(costs["engine"], {"second": 1.0})
+    room = max(0.0, 0.99 * min(turns, ENGINE_SHARE * processors) - rest)
     return min(demand.most_refreshes, room / each if each else demand.most_refreshes)
 
 
@@ -243,7 +253,7 @@ def _node_limits(demand: Demand, costs: Mapping[str, Any], refreshes: float, nod
         Limit(
             "the engine's turn at one table",
             lane,
-            1.0,
+            min(SIDE_BY_SIDE, demand.cores_per_node),
             "cores",
             "fewer refreshes, different views or rows, or several tables",
         ),

@@ -70,7 +70,8 @@ def busiest(demand: Demand, refreshes: float, nodes: int) -> float:
     entries, rows = demand.rows / 100, demand.rows
     work = node_work(viewers * refreshes, entries, rows, refreshes, views, demand.table_rows)
     loop, engine = cost(COSTS["loop"], work), cost(COSTS["engine"], work)
-    return max(loop, (loop + engine) / demand.cores_per_node, (engine - COSTS["engine"]["second"]) / demand.tables)
+    lane = (engine - COSTS["engine"]["second"]) / demand.tables / min(1.8, demand.cores_per_node)
+    return max(loop, (loop + engine) / demand.cores_per_node, lane)
 
 
 @given(demands)
@@ -91,14 +92,18 @@ def test_without_a_wish_viewers_are_refreshed_as_often_as_the_engine_can(demand:
     if found.nodes:
         assert lane.share <= free.headroom
         if found.nodes == 1 and free.viewers >= free.views:
-            assert found.refreshes == free.most_refreshes or lane.share > 0.98 * free.headroom
+            engine_share = lane.share * lane.most / free.cores_per_node
+            assert found.refreshes == free.most_refreshes or max(lane.share, engine_share / 0.6) > 0.98 * free.headroom
     before = getattr(free, name)
     assert plan(replace(free, **{name: type(before)(before * times)}), COSTS).refreshes <= found.refreshes + 1e-12
 
 
 def test_all_views_that_the_engine_can_refresh_are_refreshed():
     found = plan(Demand(viewers=200, views=200, rows=1000, entries=1000, grouped=1.0), COSTS)
-    most = (0.5 - 1000 * COSTS["engine"]["row"]) / (200 * COSTS["engine"]["grouped view, poll"])
+    loop, engine = COSTS["loop"], COSTS["engine"]
+    others = loop["second"] + 1000 * (loop["entry"] + loop.get("row", 0.0)) + engine["second"]
+    rows_cost = 1000 * (engine["row"] + engine.get("entry", 0.0))
+    most = (min(0.9, 0.75 * (1.0 - others)) - rows_cost) / (200 * engine["grouped view, poll"])
     assert 0.98 * most < found.refreshes <= most < 20
 
 
@@ -122,7 +127,10 @@ def test_a_node_has_as_many_views_as_it_can_have(viewers: int, views: int, nodes
     ("demand", "first"),
     [
         (Demand(viewers=20_000, views=1, rows=2000), "a node's event loop"),
-        (Demand(viewers=80, views=80, rows=4000, entries=20, cores_per_node=8), "the engine's turn at one table"),
+        (
+            Demand(viewers=10, views=10, rows=40_000, entries=20, cores_per_node=8, grouped=0.0),
+            "the engine's turn at one table",
+        ),
         (Demand(viewers=1200, views=40, rows=1000, cores_per_node=0.5, tables=20, entries=200), "a node's processors"),
         (Demand(viewers=1200, views=1, rows=100, table_rows=10_000_000), "a node's memory"),
         (Demand(viewers=10, views=1, rows=100, tables=60, table_rows=100_000), "Redis's memory"),

@@ -59,7 +59,8 @@ class Envelope(NamedTuple):
 
 def head(msg_id: int, entity_id: str, number: int, size: int) -> bytes:
     """Return what stands in a frame before a body of `size` bytes."""
-    start = b"\x08" + varint(msg_id) + _named(entity_id)
+    named = _named if len(entity_id) <= _SHORT else _named.__wrapped__  # nobody keeps the MiB that a viewer may call a view
+    start = b"\x08" + varint(msg_id) + named(entity_id)
     return start + varint(number << 3 | _BYTES) + varint(size) if number else start
 
 

@@ -18,7 +18,7 @@ ALLOWED = {
 DOCS = {"architecture", "guarantees", "operations", "security", "sizing", "benchmarks", "clients", "decisions"}
 LONGEST = 400  # lines of a module
 LONGEST_TEST = 550
-ONE_PIECE = {"parallax/replica/engine.py": 580}  # everything in it holds the same lane
+ONE_PIECE = {"parallax/replica/engine.py": 590}  # everything in it holds the same lane
 
 # Files of the package (by the beginning of their path), what they may not import, and the files for which it is their purpose.
 FORBIDDEN = [

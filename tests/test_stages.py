@@ -195,6 +195,7 @@ def test_what_was_polled_in_the_turn_in_which_it_was_applied_has_both_stages(mon
     stages.received(record(1), 100.0)
     now = 103.0
     stages.notified(is_heard=True)
+    now = 104.0  # the replica hears of it a little later
     stages.applied([record(1)], 101.0, is_visible=True)
     assert seen[2:] == [("applied", 1.0), ("notified", 2.0)]
     assert stages.is_awaited

@@ -329,7 +329,8 @@ class EngineTable:
         """Run a job in its thread; return what it gave or raised, what the engine said, and how many polls there were."""
         polls, started = self._polls, time.monotonic()
         value, error = None, None
-        self.work.position = position or self.work.position
+        if position:
+            self.work.position = position
         try:
             if not is_request:
                 self.work.on_rows(self._views.values())
@@ -349,7 +350,9 @@ class EngineTable:
 
     def _poll_is_due(self) -> None:
         self._timer = None
-        if self._queued is not None and not self._closed:
+        if self._clock.seconds_left:  # there was a poll meanwhile
+            self._schedule_poll()
+        elif self._queued is not None and not self._closed:
             self._engine.tasks.start(self._in_lane(self._poll), name=f"poll of table {self.name}")
 
     # In the lane ----------------------------------------------------------------------------------------------------
@@ -361,7 +364,7 @@ class EngineTable:
         try:
             self._server.poll()
             self.rows = self._table.size()
-        except ENGINE_ERRORS as error:
+        except BaseException as error:  # panics, too: what is in the table now, nobody knows
             self._broken = str(error)
             raise EngineRefused(self.name, "poll", str(error)) from error
         finally:

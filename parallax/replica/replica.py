@@ -265,6 +265,7 @@ class Replica:
                         continue  # who reads the log has much to catch up with: nobody waits for his old digests
                     if record.op in (Op.BEGIN, Op.VERIFY, Op.DROP):
                         await self._apply_changes(changes)
+                        self.table.work.position = text(record.position)
                         await self._apply_control(record)
                     else:
                         changes.append((record, payload))
@@ -300,7 +301,7 @@ class Replica:
             if record.prev == ORIGIN:
                 self.window = Window()
             if held is None or record.prev == ORIGIN:
-                await self.table.load(record.spec, record.spec.arrow_schema.empty_table(), text(record.position))
+                await self.table.load(record.spec, record.spec.arrow_schema.empty_table())
             elif held != record.spec:
                 await self.table.alter(record.spec)
 

@@ -39,6 +39,7 @@ class Stages:
         self._redis_time, self._observe = redis_time, observe
         self._underway: _Underway | None = None
         self._is_heard = False  # whether the last poll had anything to tell to anybody
+        self._told_at = 0.0  # when that was
         self._notified_at: float | None = None  # of the last one that was heard, while nobody has fetched it
 
     @property
@@ -61,8 +62,8 @@ class Stages:
             return
         if any(record.position == underway.position for record in records):
             underway.applied_at = max(at, underway.received_at)  # earlier, if none of them changed rows
-            if is_visible:
-                self._end()
+            if is_visible:  # perhaps since a poll in the same turn
+                self._end(self._told_at if self._told_at >= underway.applied_at else time.monotonic())
 
     def given_up(self) -> None:
         """What was received and not applied will not be applied as it came."""
@@ -71,11 +72,11 @@ class Stages:
 
     def notified(self, *, is_heard: bool) -> None:
         """A poll of all that was applied is over, and those who subscribed were told, if there are any."""
-        self._is_heard = is_heard
-        self._end()
+        self._is_heard, self._told_at = is_heard, time.monotonic()
+        self._end(self._told_at)
 
-    def _end(self) -> None:
-        underway, now = self._underway, time.monotonic()
+    def _end(self, now: float) -> None:
+        underway = self._underway
         if underway is None or underway.applied_at is None:
             return
         self._underway, self._notified_at = None, now if self._is_heard else None

@@ -49,21 +49,14 @@ class Image:
 
     def argv(self, *command: str) -> list[str]:
         """Return what starts a command in it: on its files, read-only, as its user."""
-        user, script = (
-            self.config["User"],
-            'mount --bind "$0" "$0" && mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" && ',
+        steps = (
+            'mount --bind "$0" "$0"',
+            'mount --rbind /dev "$0/dev"',
+            'mount -t proc proc "$0/proc"',
+            'mount -o remount,ro,bind "$0"',
+            'exec chroot --userspec="$1" "$0" "${@:2}"',
         )
-        script += 'mount -o remount,ro,bind "$0" && exec chroot --userspec="$1" "$0" "${@:2}"'
-        return [
-            "unshare",
-            "--mount",
-            "bash",
-            "-c",
-            script,
-            str(self.root),
-            user,
-            *command,
-        ]
+        return ["unshare", "--mount", "bash", "-c", " && ".join(steps), str(self.root), self.config["User"], *command]
 
     @property
     def env(self) -> dict[str, str]:

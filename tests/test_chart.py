@@ -283,6 +283,8 @@ def test_names_that_look_like_numbers_stay_texts() -> None:
 
 
 REFUSED = {
+    "node: {extraEnv: [{name: A, value: b}, {name: A, value: c}]}": "node.extraEnv has A twice",
+    "coordinator: {extraEnv: [{name: PARALLAX_BIND, value: b}]}": "write it below coordinator.settings",
     "valkey: {enabled: false}": "there is no Redis",
     "externalRedis: {url: 'redis://a'}": "set valkey.enabled=false",
     "autoscaling: {hpa: {enabled: true}, keda: {enabled: true, prometheusAddress: 'http://p'}}": "both enabled",

@@ -207,6 +207,10 @@ livenessProbe:
 {{- if $v.demo.enabled }}{{- range $name := list "flights" "events" }}{{- if hasKey $v.tables $name }}{{ fail (printf "demo.enabled brings a table %s of its own: rename tables.%s" $name $name) }}{{ end }}{{ end }}{{ end -}}
 {{- if $v.loadTest.enabled }}{{- range $name := list "load" "notes" }}{{- if hasKey $v.tables $name }}{{ fail (printf "loadTest.enabled brings a table %s of its own: rename tables.%s" $name $name) }}{{ end }}{{ end }}{{ end -}}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) }}{{ fail "httpRoute.enabled needs httpRoute.parentRefs: the Gateway to attach to" }}{{ end -}}
+{{- range $service := list "node" "coordinator" }}{{- $names := list }}{{- range (get $v $service).extraEnv }}
+{{- if has .name $names }}{{ fail (printf "%s.extraEnv has %s twice: Kubernetes would refuse it" $service .name) }}{{ end -}}
+{{- if hasPrefix "PARALLAX_" .name }}{{ fail (printf "%s.extraEnv has %s: that is a setting, write it below %s.settings" $service .name $service) }}{{ end -}}
+{{- $names = append $names .name }}{{- end }}{{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) }}{{ fail "ingress.enabled needs ingress.hosts" }}{{ end -}}
 {{- $algorithms := $v.auth.algorithms -}}
 {{- if not $algorithms }}

@@ -276,10 +276,17 @@ bare.server.poll()
 """
 
 
+def hangs(program: str) -> bool:
+    try:
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=HANG_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
 def test_a_small_pool_never_ends_a_poll_that_fills_an_empty_table() -> None:
-    """Why `Engine` asks for more threads than there can be views."""
-    with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run([sys.executable, "-c", FILL_AN_EMPTY_TABLE], cwd=ROOT, capture_output=True, timeout=HANG_SECONDS)
+    """Why `Engine` asks for more threads than there can be views. Nearly each time: its threads have to meet."""
+    assert any(hangs(FILL_AN_EMPTY_TABLE) for _ in range(5))
 
 
 FILTERS_OF_STRINGS = """

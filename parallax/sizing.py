@@ -27,6 +27,8 @@ SIDE_BY_SIDE = 1.8
 """So many times as fast is a table refreshed whose views are many, on two processors: the engine takes several at a time."""
 ENGINE_SHARE = 0.75
 """Of what a node's processors have left for views and viewers: the rest is for the viewers, when the plan says how often they are refreshed."""
+HALVINGS = 50
+"""Of the range in which the number of refreshes is looked for."""
 GROUPED_ROWS = 1000
 """Rows of one refresh that cost a grouped view something: with so many, nearly every group has changed."""
 LOG_BYTES = 32 * MIB
@@ -211,13 +213,22 @@ def _as_often_as_possible(demand: Demand, costs: Mapping[str, Any]) -> float:
     """Return how often a table can be refreshed if one node has all of the views: a little below what its headroom allows."""
     views = _by_kind(demand, min(demand.views, demand.viewers))
     entries, rows = demand.entries_per_second, demand.rows
-    rest = cost(costs["engine"], node_work(0.0, entries, rows, 0.0, views, demand.table_rows) | {"second": 0.0})
-    each = cost(costs["engine"], node_work(0.0, 0.0, 0.0, 1.0, views, demand.table_rows) | {"second": 0.0})
     turns = demand.headroom * demand.tables * min(SIDE_BY_SIDE, demand.cores_per_node)
     loop = cost(costs["loop"], node_work(0.0, entries, rows, 0.0, {}, 0.0))
     processors = demand.headroom * demand.cores_per_node - loop - cost(costs["engine"], {"second": 1.0})
-    room = max(0.0, 0.99 * min(turns, ENGINE_SHARE * processors) - rest)
-    return min(demand.most_refreshes, room / each if each else demand.most_refreshes)
+    room = 0.99 * min(turns, ENGINE_SHARE * processors)
+
+    def fits(refreshes: float) -> bool:
+        work = node_work(0.0, entries, rows, refreshes, views, demand.table_rows) | {"second": 0.0}
+        return cost(costs["engine"], work) <= room
+
+    if fits(demand.most_refreshes):
+        return demand.most_refreshes
+    least, most = 0.0, demand.most_refreshes
+    for _ in range(HALVINGS):  # what it costs only grows with how often it is done
+        middle = (least + most) / 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return least
 
 
 def _fewest(demand: Demand, costs: Mapping[str, Any], refreshes: float) -> int:

@@ -107,6 +107,15 @@ def test_all_views_that_the_engine_can_refresh_are_refreshed():
     assert 0.98 * most < found.refreshes <= most < 20
 
 
+def test_what_rows_cost_grouped_views_leaves_time_for_fewer_refreshes():
+    engine = COSTS["engine"] | {"grouped view, row": 1e-5}
+    demand = Demand(viewers=50, views=50, rows=20_000, entries=200, grouped=1.0)
+    found = plan(demand, COSTS | {"engine": engine})
+    work = node_work(0.0, 200, 20_000, found.refreshes, {"grouped": 50}, demand.table_rows) | {"second": 0.0}
+    assert 0 < found.refreshes < plan(demand, COSTS).refreshes
+    assert cost(engine, work) <= 0.5 * 1.8, "one node, or each of them, has all of the views"
+
+
 @pytest.mark.parametrize(("viewers", "views", "nodes"), [(10, 10, 10), (100, 10, 5), (60, 30, 3), (5000, 40, 3)])
 def test_views_are_spread_as_chance_spreads_viewers(viewers: int, views: int, nodes: int):
     draw, rounds = random.Random(1), 300

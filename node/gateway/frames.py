@@ -3,9 +3,11 @@
 from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
+from node.gateway.outbox import BINARY
+
 ARRIVED_BYTES = 1 << 16
 """So much is taken from a viewer's stream at once, of what is there."""
-FINAL, BINARY, MASKED = 0x80, 0x2, 0x80
+FINAL, MASKED = 0x80, 0x80
 LONG = 126
 """From so many bytes on, a frame's length stands in bytes of its own: RFC 6455, section 5.2."""
 

@@ -1,5 +1,6 @@
 """The page's panels: kept, sent to others, dressed, used without a mouse, and shown again by a node of another version."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Page, expect
 
+from node.gateway.session import Session
+from parallax.link import TABLE_ON_DELETE
 from parallax.replication.spec import TableSpec
+from parallax.wire import Envelope
 from tests.browser import Browser, Tab
 from tests.page_node import ACCOUNTS, ANN, TRADED, TRADES, Node
 from tests.processes import until
@@ -162,6 +166,27 @@ async def test_panels_come_and_go_with_their_tables(node: Node, browser: Browser
     await expect(tab.row("a")).to_contain_text("9.50")
     await has_panels(page, ("trades", "Datagrid"))
     assert [line for line in tab.complaints if "View not found" not in line] == []  # the viewer's own words for what went
+
+
+async def test_a_table_may_go_just_before_the_page_watches_it(
+    node: Node, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[str] = []
+    answer_at_once = Session._at_once
+
+    def at_once(session: Session, request: Envelope) -> bool:
+        if request.number == TABLE_ON_DELETE:
+            watched.append(request.entity_id)
+            if request.entity_id == "accounts":
+                session._gateway.remove_table("accounts")
+        return answer_at_once(session, request)
+
+    monkeypatch.setattr(Session, "_at_once", at_once)
+    tab = await browser.open(f"{node.url}?table=trades")
+    await expect(tab.cell("a")).to_be_visible()
+    await add_panel(tab, "accounts")
+    await until(lambda: asyncio.sleep(0, "accounts" in watched), 20, "the new panel's table is watched")
+    await has_panels(tab.page, ("trades", "Datagrid"))
 
 
 async def test_a_viewer_that_fails_is_made_anew(node: Node, browser: Browser) -> None:

@@ -53,7 +53,7 @@ async function show(name, hosted) {
   shown = mine;
   const columns = new Map();
   for (const table of new Set([name, ...(layout ? tablesOf(layout) : [])])) {
-    const schema = hosted.includes(table) && (await watch(mine, table).then((opened) => opened.schema()).catch(() => null));
+    const schema = hosted.includes(table) && (await watch(mine, table).catch(() => null));
     if (schema) {
       columns.set(table, Object.keys(schema));
     } else {
@@ -81,7 +81,7 @@ async function show(name, hosted) {
   for (const event of CHANGES) viewer.addEventListener(event, changed);
 }
 
-/** Notice when a table goes: dropped, or made anew with another schema. */
+/** Notice when a table goes: dropped, or made anew with another schema. Return its schema, or fail if it has gone already. */
 async function watch(mine, name) {
   const table = await client.open_table(name);
   const entry = { table, id: null };
@@ -91,7 +91,7 @@ async function watch(mine, name) {
     mine.isGone = true;
     again();
   });
-  return table;
+  return table.schema(); // the client does not say that a table went before on_delete() arrived
 }
 
 /** Keep what has become of the panels and of their theme. */

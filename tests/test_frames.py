@@ -4,7 +4,9 @@ import asyncio
 import inspect
 import random
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,12 @@ from tornado.web import Application
 from tornado.websocket import WebSocketProtocol13
 
 from node.gateway.frames import ARRIVED_BYTES, FrameHandler, Protocol
+from node.gateway.handler import ViewerHandler
+from node.gateway.requests import SYSTEM_INFO
+from node.gateway.session import Session
 from parallax.demo.ports import choose_ports
+from parallax.wire import Envelope, decode
+from tests.page_node import Node
 from tests.processes import HOST
 
 MOST = 3 * ARRIVED_BYTES
@@ -74,11 +81,33 @@ async def test_short_messages_are_not_asked_for_in_pieces():
     reader = protocol(stream)
     heard: list[bytes] = []
     reader._handle_message = lambda opcode, data: heard.append(data)
-    for _ in range(6):
-        await reader._receive_frame()
-    assert heard == [b"%d" % number * 20 for number in range(6)]
+    reader.handler = SimpleNamespace(on_handled=lambda: heard.append(b"all"))
+    await reader._receive_frame()
+    assert heard == [*(b"%d" % number * 20 for number in range(6)), b"all"]
     assert stream.asked == 1
     assert reader._wire_bytes_in == 6 * 26
+
+
+async def test_viewers_who_ask_in_the_same_instant_are_answered_one_after_the_other(monkeypatch: pytest.MonkeyPatch):
+    order: list[str] = []
+    receive, write = Session.receive, ViewerHandler._write
+    monkeypatch.setattr(Session, "receive", lambda session, request: (order.append("asked"), receive(session, request)))
+    monkeypatch.setattr(
+        ViewerHandler, "_write", lambda handler, frames: (order.append("answered"), write(handler, frames))[1]
+    )
+    node = Node()
+    port = urlsplit(node.url).port
+    assert port
+    viewers = [await opened(port) for _ in range(3)]
+    requests = b"".join(frame(Envelope(number, "", SYSTEM_INFO, b"").encode(), 2) for number in range(6))
+    for _, writer in viewers:
+        writer.write(requests)  # sent at once; the node, on the same loop, has no turn until all have
+    for reader, writer in viewers:
+        for number in range(6):
+            assert decode((await answer(reader))[1]).msg_id == number
+        writer.close()
+    await node.close()
+    assert order == 3 * [*6 * ["asked"], "answered"]
 
 
 def test_tornado_reads_frames_by_the_methods_that_are_replaced():

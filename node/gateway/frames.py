@@ -20,6 +20,7 @@ class Protocol(WebSocketProtocol13):
     every other frame is Tornado's to judge.
     """
 
+    handler: "FrameHandler"
     _arrived = b""
     _at = 0
 
@@ -29,12 +30,22 @@ class Protocol(WebSocketProtocol13):
         message = self._short_message()
         if message is None:
             await super()._receive_frame()
-        elif (handled := self._handle_message(BINARY, message)) is not None:
-            await handled
+            return
+        while message is not None:
+            if (handled := self._handle_message(BINARY, message)) is not None:
+                self.handler.on_handled()
+                await handled
+            message = self._short_message()
+        self.handler.on_handled()
 
     def _short_message(self) -> bytes | None:
         at, arrived = self._at, self._arrived
-        if arrived[at] != FINAL | BINARY or self._fragmented_message_buffer is not None or self._decompressor is not None:
+        if (
+            not arrived
+            or arrived[at] != FINAL | BINARY
+            or self._fragmented_message_buffer is not None
+            or self._decompressor is not None
+        ):
             return None
         start = at + 6  # the first byte, the length, the mask
         if start > len(arrived) or not MASKED < arrived[at + 1] < MASKED + LONG:
@@ -69,6 +80,9 @@ class Protocol(WebSocketProtocol13):
 
 class FrameHandler(WebSocketHandler):
     """A handler whose frames are read so."""
+
+    def on_handled(self) -> None:
+        """Called when the short messages that had arrived were handled, or when the next of them has to wait."""
 
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         """Return the protocol, nothing if it is one that Tornado does not know."""

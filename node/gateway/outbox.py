@@ -53,7 +53,8 @@ class Outbox:
         self._counts = counts
         self._rows_limit, self._limit = rows_limit, limit
         self._queue: deque[tuple[Frame, Notice | None]] = deque()
-        self._is_busy = False  # a flush is due, or the socket has not taken in the last lot
+        self._is_due = False  # a flush is
+        self._is_busy = False  # the socket has not taken in the last lot
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_closed = False
@@ -80,9 +81,9 @@ class Outbox:
         if self.waiting_bytes > (self._rows_limit if are_rows else self._limit):
             self._close_slow()
             return
-        if not self._is_busy:
-            self._is_busy = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._flush_due)
 
     def notify(self, notice: Notice) -> None:
         """Send the frame of a subscription, unless the viewer has not got the last one yet."""
@@ -106,8 +107,13 @@ class Outbox:
         self._queue.clear()
         self._has_room.set()
 
-    def _flush(self) -> None:
-        while self._queue:
+    def _flush_due(self) -> None:
+        self._is_due = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered, unless the socket is busy."""
+        while self._queue and not self._is_busy:
             lot: list[Frame] = []
             size = 0
             while self._queue and (not lot or size + len(self._queue[0][0].body) <= LOT_BYTES):
@@ -118,11 +124,11 @@ class Outbox:
                 lot.append(frame)
             written = self._write(lot)
             if written is not None and not written.done():
+                self._is_busy = True
                 written.add_done_callback(self._written)
-                return
-        self._is_busy = False
 
     def _written(self, done: "asyncio.Future[None]") -> None:
         if not done.cancelled():
             done.exception()  # a closed socket: the handler says the same
-        self._flush()
+        self._is_busy = False
+        self.flush()

@@ -60,8 +60,12 @@ class Envelope(NamedTuple):
 def head(msg_id: int, entity_id: str, number: int, size: int) -> bytes:
     """Return what stands in a frame before a body of `size` bytes."""
     named = _named if len(entity_id) <= _SHORT else _named.__wrapped__  # nobody keeps the MiB that a viewer may call a view
-    start = b"\x08" + varint(msg_id) + named(entity_id)
-    return start + varint(number << 3 | _BYTES) + varint(size) if number else start
+    return b"\x08" + varint(msg_id) + named(entity_id) + _sized(number, size)
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _sized(number: int, size: int) -> bytes:
+    return varint(number << 3 | _BYTES) + varint(size) if number else b""
 
 
 @lru_cache(maxsize=_MOST_KEPT)
@@ -85,6 +89,16 @@ def varint(value: int) -> bytes:
         return bytes((value,))
     if value < 1 << 14:
         return bytes((value & 0x7F | 0x80, value >> 7))
+    if 1 << 28 <= value < 1 << 35:  # as nearly all message ids are that a client draws
+        return bytes(
+            (
+                value & 0x7F | 0x80,
+                value >> 7 & 0x7F | 0x80,
+                value >> 14 & 0x7F | 0x80,
+                value >> 21 & 0x7F | 0x80,
+                value >> 28,
+            )
+        )
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

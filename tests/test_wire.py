@@ -1,6 +1,7 @@
 """The outer layer of Perspective's protocol, and what is remembered of it."""
 
 import pytest
+from google.protobuf import wrappers_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,15 @@ def test_what_was_encoded_is_decoded_also_when_it_was_seen_before(envelope: Enve
 @given(envelopes, st.integers(0, 2**40))
 def test_the_last_message_id_counts_and_is_cut_as_protobuf_cuts_it(envelope: Envelope, again: int) -> None:
     assert decode(envelope.encode() + b"\x08" + varint(again)).msg_id == again & 0xFFFFFFFF
+
+
+@given(
+    st.one_of(
+        st.integers(0, 2**64 - 1), st.builds(lambda bits, off: max(0, 2**bits + off), st.integers(0, 63), st.integers(-1, 1))
+    )
+)
+def test_numbers_are_encoded_as_protobuf_does(number: int) -> None:
+    assert wrappers_pb2.UInt64Value(value=number).SerializeToString() == (b"\x08" + varint(number) if number else b"")
 
 
 @given(st.binary(max_size=60))

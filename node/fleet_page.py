@@ -50,7 +50,10 @@ FLEET_LAYOUT: dict[str, Any] = {
 
 @cache
 def fleet_address() -> str:
-    """Return the address: what stands behind its `#` is packed as `packed` of layouts.js does it."""
+    """Return the address, its layout packed as `packed` of layouts.js does it.
+
+    It has no `#`, behind which the page puts layouts: so a browser keeps what stood there, a token.
+    """
     raw = zlib.compressobj(9, zlib.DEFLATED, -15)
     letters = base64.urlsafe_b64encode(raw.compress(json.dumps(FLEET_LAYOUT).encode()) + raw.flush()).decode().rstrip("=")
-    return f"/?table={NODES.name}#layout={letters}"
+    return f"/?table={NODES.name}&layout={letters}"

@@ -5,6 +5,7 @@ import json
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_a_table_that_somebody_declared_is_his() -> None:
 
 
 def test_the_layout_is_one_that_the_page_unpacks() -> None:
-    letters = fleet_address().partition("#layout=")[2]
+    letters = fleet_address().partition("&layout=")[2]
     raw = base64.urlsafe_b64decode(letters + "=" * (-len(letters) % 4))
     assert json.loads(zlib.decompress(raw, -15)) == FLEET_LAYOUT
     for panel in FLEET_LAYOUT["panels"].values():
@@ -96,7 +97,7 @@ async def test_who_is_there_is_shown_and_who_is_gone_is_not(make_cluster: MakeCl
         return True
 
     await until(lambda: shows("coordinator-1", "node-1", "node-2"), 40, "all are there")
-    tab = await browser.open(cluster.url("node-1", "/fleet"))
+    tab = await browser.open(cluster.url("node-1", "/fleet#token=mine"))
 
     async def panels() -> bool:
         text: str = await tab.page.evaluate(
@@ -114,6 +115,9 @@ async def test_who_is_there_is_shown_and_who_is_gone_is_not(make_cluster: MakeCl
             raise AssertionError(str(error)) from None
 
     await until(of_the_page, 60, "the page shows the layout")
+    address = urlsplit(tab.page.url)
+    assert address.query == f"table={NODES.name}"
+    assert parse_qs(address.fragment).keys() == {"token", "layout"}, "the token did not get lost on the way"
     assert tab.complaints == []
 
     await cluster["node-2"].kill()

@@ -238,6 +238,8 @@ async function upgrade() {
 }
 
 async function start() {
+  const sent = new URLSearchParams(location.search).get("layout"); // by a redirect, which would have lost the token behind a # of its own
+  if (sent) go({ layout: sent });
   dress();
   const bundle = await load("bundle");
   await bundle.ready;

@@ -1,6 +1,7 @@
 """What /metrics of a coordinator says."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -77,7 +78,8 @@ class Metrics(Collector):
         yield GaugeMetricFamily("parallax_coordinator_memory_bytes", "Memory of the process", value=resident_bytes())
         busy = "Processor time of the event loop's thread"
         yield CounterMetricFamily("parallax_coordinator_event_loop_busy_seconds", busy, value=time.thread_time())
-        totals = leadership.totals()
+        # Zeros for tables that it never led: Prometheus sees no increase in what begins above it.
+        totals = {replica.keys.table: Counter[str]() for replica in self._watched.replicas} | leadership.totals()
         for name, text in COUNTED.items():
             counter = CounterMetricFamily(f"parallax_coordinator_{name}", text, labels=["table"])
             for table, counts in sorted(totals.items()):

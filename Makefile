@@ -20,7 +20,7 @@ deep: lint types packages ## the same, with the tests that take minutes
 	$(PY) -m pytest -q
 
 chart: $(READY) ## the chart's tests, with the long ones (make test has the others)
-	$(PY) -m pytest -q tests/test_chart.py tests/test_pods.py tests/test_image.py
+	$(PY) -m pytest -q tests/test_chart.py tests/test_pods.py tests/test_image.py tests/test_alerts.py
 
 lint: $(READY) ## ruff: rules and formatting
 	$(PY) -m ruff check .

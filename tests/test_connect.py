@@ -151,8 +151,9 @@ async def test_rows_come_whole_after_a_loss(fleet: Cluster) -> None:
     async with program.connect() as client:
         table = await client.open_table("t")
         view = await table.view(columns=["k", "n"])
-        held.update({row["k"]: row["n"] for row in json.loads(await view.to_json_string())})
         await view.on_update(take, mode="row")
+        rows = json.loads(await view.to_json_string())  # answered once he is subscribed
+        held.update({row["k"]: row["n"] for row in rows})
         node = program.node
         await program.publish(200_001)
         await until(lambda: _equals(held, 0, 200_001), 15, "the row has come")

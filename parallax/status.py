@@ -67,7 +67,8 @@ async def verify(
                 for name in tables:
                     if name in member["tables"] and _digest(member, name) in old[name]:
                         member["tables"][name]["digest"] = None
-            if (now and all(_is_complete(now, name) for name in tables)) or time.monotonic() > deadline:
+            # Without tables there is nobody to wait for.
+            if ((now or not tables) and all(_is_complete(now, name) for name in tables)) or time.monotonic() > deadline:
                 return now
             await asyncio.sleep(0.2)
     finally:

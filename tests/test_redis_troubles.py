@@ -71,7 +71,8 @@ class Silencer:
         self.serving += 1
         try:
             async with Tasks() as tasks:
-                await asyncio.wait({tasks.start(forth(), name="forth"), tasks.start(back(), name="back")})
+                both = {tasks.start(forth(), name="forth"), tasks.start(back(), name="back")}
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)  # one that is killed may leave by an error
         finally:
             for one in (writer, there[1]):
                 one.close()

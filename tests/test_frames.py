@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -19,9 +20,10 @@ from node.gateway.handler import ViewerHandler
 from node.gateway.requests import SYSTEM_INFO
 from node.gateway.session import Session
 from parallax.demo.ports import choose_ports
+from parallax.tasks import Tasks
 from parallax.wire import Envelope, decode
 from tests.page_node import Node
-from tests.processes import HOST
+from tests.processes import HOST, PATIENCE
 
 MOST = 3 * ARRIVED_BYTES
 
@@ -213,6 +215,31 @@ async def test_who_has_to_wait_is_not_read_though_more_has_arrived(port: int):
     assert Echo.heard == [b"one"]
     Echo.pause.set()
     assert [await answer(reader), await answer(reader)] == [(2, b"two"), (2, b"three")]
+    writer.close()
+
+
+async def test_others_have_their_turn_though_thousands_of_messages_have_arrived(port: int, monkeypatch: pytest.MonkeyPatch):
+    turns, heard_in, are_heard = 0, Counter[int](), asyncio.Event()
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def hear(_: Echo, message: bytes) -> None:
+        heard_in[turns] += 1
+        if heard_in.total() == 5000:
+            are_heard.set()
+
+    monkeypatch.setattr(Echo, "on_message", hear)
+    _, writer = await opened(port)
+    async with Tasks() as tasks:
+        tasks.start(turn(), name="turns of the loop")
+        writer.write(frame(bytes(4), 2) * 5000)  # less than the node takes from a stream at once
+        async with asyncio.timeout(20 * PATIENCE):
+            await are_heard.wait()
+    assert max(heard_in.values()) <= 300
     writer.close()
 
 

@@ -1,5 +1,7 @@
 """How the frames of a websocket are read: all that has arrived at once."""
 
+import asyncio
+
 from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
@@ -8,6 +10,8 @@ from node.gateway.outbox import BINARY
 ARRIVED_BYTES = 1 << 16
 """So much is taken from a viewer's stream at once, of what is there."""
 FINAL, MASKED = 0x80, 0x80
+MOST_IN_A_ROW = 256
+"""Short messages of one viewer, after which others have their turn: about as many as Tornado lets through, which counts calls."""
 LONG = 126
 """From so many bytes on, a frame's length stands in bytes of its own: RFC 6455, section 5.2."""
 
@@ -23,6 +27,7 @@ class Protocol(WebSocketProtocol13):
     handler: "FrameHandler"
     _arrived = b""
     _at = 0
+    _in_a_row = 0
 
     async def _receive_frame(self) -> None:
         if not self._arrived:
@@ -32,9 +37,12 @@ class Protocol(WebSocketProtocol13):
             await super()._receive_frame()
             return
         while message is not None:
-            if (handled := self._handle_message(BINARY, message)) is not None:
+            handled = self._handle_message(BINARY, message)
+            self._in_a_row += 1
+            if handled is not None or self._in_a_row == MOST_IN_A_ROW:
+                self._in_a_row = 0
                 self.handler.on_handled()
-                await handled
+                await (asyncio.sleep(0) if handled is None else handled)
             message = self._short_message()
         self.handler.on_handled()
 
@@ -82,7 +90,7 @@ class FrameHandler(WebSocketHandler):
     """A handler whose frames are read so."""
 
     def on_handled(self) -> None:
-        """Called when the short messages that had arrived were handled, or when the next of them has to wait."""
+        """Called when the short messages that had arrived were handled, or when the next has to wait."""
 
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         """Return the protocol, nothing if it is one that Tornado does not know."""

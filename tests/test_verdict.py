@@ -87,6 +87,7 @@ class Replica:
     keys: TableKeys = field(default_factory=lambda: TableKeys("p", "t"))
     digest: Digest | None = None
     applied: Position = HERE
+    loaded: Position = ORIGIN
     verdict: Verdict | None = None
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     healed: list[Position] = field(default_factory=list)
@@ -137,6 +138,14 @@ async def test_who_is_in_the_minority_heals_once_for_each_verify(fleet: Fleet) -
     await fleet.look(10, "wrong", ("node-1", "right"), ("node-2", "right"))
     assert fleet.replica.healed == [HERE, Position(7, 10)]
     assert fleet.replica.verdicts == {Verdict.MINORITY: 2}
+
+
+async def test_who_has_started_again_does_not_do_so_for_a_digest_of_before(fleet: Fleet) -> None:
+    fleet.replica.loaded = HERE
+    await fleet.look(9, "wrong", ("node-1", "right"), ("node-2", "right"))
+    assert (fleet.replica.verdict, fleet.replica.healed) == (Verdict.MINORITY, [])
+    await fleet.look(10, "wrong", ("node-1", "right"), ("node-2", "right"))
+    assert fleet.replica.healed == [Position(7, 10)]
 
 
 async def test_a_leader_waits_for_his_successors_snapshot_if_there_can_be_one(fleet: Fleet) -> None:

@@ -93,6 +93,8 @@ class Healing:
             self._tied.discard(table)
         elif verdict is Verdict.ELSEWHERE:
             log.warning("table %s: another replica differs from the majority, and us, at %s", table, own.position)
+        elif verdict is Verdict.MINORITY and own.position <= replica.loaded:
+            log.warning("table %s: we differed from the majority at %s, and have started again since", table, own.position)
         elif verdict is Verdict.MINORITY:
             log.error("table %s: we differ from the majority at %s, and start again from a snapshot", table, own.position)
             if not self._leads():

@@ -78,6 +78,8 @@ class Replica:
         """How often it stood to them in which way."""
         self.heals = 0
         """How often it was found to be wrong, and began to start again from a snapshot."""
+        self.loaded = ORIGIN
+        """The position of the snapshot that was loaded last; digests up to there are of what was held before."""
         self.error: str | None = None
         """The last thing that kept this replica from its top, for people."""
         self.is_held = False
@@ -349,7 +351,7 @@ class Replica:
                 self._note(str(error))
                 self.applied = ORIGIN
                 return e.SnapshotFailed(is_intact=False)
-            self.applied = manifest.position
+            self.applied = self.loaded = manifest.position
             self.window = Window(manifest.window)
         log.info("table %s: loaded the snapshot at %s, %d rows", self.keys.table, manifest.position, manifest.rows)
         return e.SnapshotLoaded(manifest.position)

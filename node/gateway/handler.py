@@ -139,7 +139,7 @@ class ViewerHandler(FrameHandler):
             self.session.close()
             self.session = None
 
-    # Past Tornado's `write_message`, which takes one message at a time, and copies it, and past its stream where that has nothing to do.
+    # Past Tornado's `write_message`, which takes one message at a time, and copies it; and past its stream while that is idle.
 
     def _write(self, frames: Sequence[Frame]) -> "asyncio.Future[None] | None":
         connection = self.ws_connection
@@ -169,7 +169,7 @@ class ViewerHandler(FrameHandler):
         return written
 
     def _send(self, data: bytes) -> int:
-        """Hand over what the system takes at once, and return how much that was; the stream would make a future of it, and a turn of the loop."""
+        """Hand over what the system takes at once; return how much that was. The stream would take a turn of the loop for it."""
         if self._stream.writing():
             return 0
         try:

@@ -38,7 +38,7 @@ Write = Callable[[Sequence[Frame]], "asyncio.Future[None] | None"]
 class Outbox:
     """Frames in their order; bounded.
 
-    All that gathers while the event loop turns once, or while the socket is busy, is written in one go. A notification that is
+    All that gathers until `flush`, or while the event loop turns once, or the socket is busy, is written in one go. A notification that is
     still here is not put in again. Beyond `rows_limit` bytes, row deltas, which may not be dropped, end the session; whatever
     waits, beyond `limit` bytes, does.
     """
